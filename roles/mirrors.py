@@ -11,7 +11,8 @@ from pydantic import Field
 
 from provision import inventory
 from provision.inventory import Host, Inventory, ModelName, Url
-from provision.inventory.mirrors import PRESETS, MirrorUrl, RegistryName, netloc
+from provision.inventory.direct import host_of
+from provision.inventory.mirrors import PRESETS, MirrorUrl, RegistryName
 from provision.inventory.settings import KeyPath
 from provision.steps.base import Owned, Step
 from provision.steps.system.file import OwnedFiles
@@ -53,7 +54,7 @@ class Settings(inventory.Settings):
         logins = {}
         for name in ("docker", "nvidia_toolkit"):
             url = self.url(name)
-            if url and url.login and logins.setdefault(netloc(url.address).partition(":")[0], url.login) != url.login:
+            if url and url.login and logins.setdefault(host_of(url.address), url.login) != url.login:
                 yield (name,), "has another login than the other mirror at the same host: use one login for both"
         for name, source in self.models.items():
             if name == source:

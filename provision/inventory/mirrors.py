@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -126,8 +126,3 @@ PRESETS: Mapping[str, Preset] = {
         ("https://docker.m.daocloud.io",),
     ),
 }
-
-
-def netloc(address: str) -> str:
-    """Return `HOST` or `HOST:PORT` of a URL."""
-    return urlsplit(address).netloc

@@ -92,6 +92,10 @@ def test_a_host_mixes_its_own_mirrors_with_those_of_its_group(load, tmp_path):
     assert settings(inventory, "docker").registry_mirrors == ("https://docker.m.daocloud.io",)
 
 
+def test_two_addresses_of_ipv6_are_two_machines_with_a_login_each(load):
+    load('{docker: "http://a:canary@[fd00::1]/d", nvidia_toolkit: "http://b:canary@[fd00::2]/n"}')
+
+
 @pytest.mark.parametrize(
     ("mirrors", "path", "words"),
     [
@@ -107,6 +111,11 @@ def test_a_host_mixes_its_own_mirrors_with_those_of_its_group(load, tmp_path):
         ('{images: ["http://u:canary@m.test"]}', "all.vars.mirrors.images[0]", "without user, password"),
         ('{nginx: "http://u:canary@m.test"}', "all.vars.mirrors.nginx", "without user, password"),
         ("[china]", "all.vars.mirrors", "must be a mapping"),
+        (
+            '{docker: "http://a:canary@M.test/d", nvidia_toolkit: "http://b:canary@m.test/n"}',
+            "all.vars.mirrors.nvidia_toolkit",
+            "has another login",
+        ),
     ],
 )
 def test_a_wrong_mirror_is_refused_with_its_key_and_without_a_password(load, mirrors, path, words):
