@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"fail": "red", "warn": "yellow", "pass": "green"}
 EVIDENCE = 6  # lines of evidence
+CURE = 100_000  # letters of a command: a command without its end would harm, and 64 instances need 15 000
 _WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|[^\s'"])+""")
 
 
@@ -65,7 +66,7 @@ def _cure(finding: Finding) -> list[str]:
     """Return the lines of a cure for an operator to copy. A line is broken between words, never inside quotes."""
     label = "  -> here:" if finding.here else "  -> on the host:"
     limit = layout.width(sys.stdout)
-    shown = line(finding.cure, 1000)
+    shown = line(finding.cure, CURE)
     if len(label) + 1 + len(shown) <= limit:
         return [f"{label} {shown}"]
     broken, now = [label], "    "

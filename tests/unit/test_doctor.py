@@ -34,9 +34,11 @@ from provision.doctor import outside
 from provision.doctor.check import Check, Subject
 from provision.doctor.checks import CHECKS
 from provision.doctor.examine import Diagnosis, examine
+from provision.doctor.finding import risk
 from provision.errors import HostKeyError, RefusedError, UnreachableError
 from provision.inventory import Connection, Host, Inventory
 from provision.plan import role_interface
+from provision.report import doctor as report
 from provision.steps.base import BlockedError, UnreadableError
 from provision.steps.docker import image_room
 from provision.steps.facts import HostFacts
@@ -246,6 +248,12 @@ def looks() -> list[tuple[Check, Any, Subject]]:
 
 
 LOOKS: list[tuple[Check, Any, Subject]] = []
+
+
+def test_a_long_cure_is_shown_to_its_end() -> None:
+    cure = " && ".join(f"mkdir -p /srv/models/ollama{number}/models" for number in range(64))
+    shown = " ".join(report._cure(risk("copy", cure)))
+    assert shown.replace("\\", "").split()[4:] == cure.split()
 
 
 def test_the_worst_finding_is_the_verdict_of_a_host() -> None:
