@@ -16,7 +16,7 @@ from provision.command import Answer, Script, look
 from provision.doctor import sizes
 from provision.doctor.check import Check, Look, Subject, alone
 from provision.doctor.finding import Finding, bad, good, risk
-from provision.inventory import Host, Inventory
+from provision.inventory import Host, Inventory, shared_settings
 from provision.inventory.mirrors import Outside
 from provision.plan import mirrored
 from provision.steps.base import State, UnreadableError
@@ -26,6 +26,7 @@ from provision.steps.system.mirror_login import NETRC
 CONNECT, WHOLE = 5, 12  # seconds of a probe: to connect, and in all
 NO_CURL = 77
 TOO_LARGE = 63
+LARGEST = 1_000_000  # bytes; curl stops at a longer file of a server that ignores the range
 ACCEPT = "application/vnd.docker.distribution.manifest.v2+json, */*"
 """A registry may know a manifest by its own kind alone; every other server answers with the file."""
 
@@ -41,7 +42,8 @@ facts="s|{{distribution}}|$(name ID)|; s|{{codename}}|$(name VERSION_CODENAME)|;
 work=$(mktemp -d) || exit 1; trap 'rm -rf -- "$work"' EXIT
 probe() {{ # number address
   address=$(printf '%s\n' "$2" | sed "$facts")
-  said=$(curl -sS -L $netrc --proto '=http,https' --connect-timeout {CONNECT} -m {WHOLE} -r 0-1023 -o "$work/$1" \
+  said=$(curl -sS -L $netrc --proto '=http,https' --connect-timeout {CONNECT} -m {WHOLE} -r 0-1023 \
+    --max-filesize {LARGEST} -o "$work/$1" \
     -H 'Accept: {ACCEPT}' -w '%{{http_code}} %{{http_connect}} %{{content_type}}' -- "$address" 2>"$work/$1.why")
   echo "probe $1 $? $(head -c 400 "$work/$1" 2>/dev/null | base64 -w 0)- $(tail -n 1 "$work/$1.why" |
     head -c 300 | base64 -w 0)- $(printf %s "$address" | base64 -w 0)- $said"
@@ -88,19 +90,21 @@ def parse(asked: Sequence[Outside], answer: Answer) -> dict[str, Any]:
     lines = answer.text.splitlines()
     if "end" not in lines:
         raise UnreadableError(answer.complaint or f"exited {answer.exit}")
-    answers = {int(match[1]): _answer(match) for line in lines if (match := _LINE.fullmatch(line))}
-    entries = [{**vars(each), **answers[number]} for number, each in enumerate(asked) if number in answers]
+    found = {int(match[1]): match for line in lines if (match := _LINE.fullmatch(line))}
+    entries = [
+        {**vars(each), **_answer(found[number], each.purpose)} for number, each in enumerate(asked) if number in found
+    ]
     return {"curl": True, "answers": entries}
 
 
-def _answer(match: re.Match[str]) -> dict[str, Any]:
+def _answer(match: re.Match[str], purpose: str) -> dict[str, Any]:
     begin, why, address = (base64.b64decode(text.rstrip("=") + "==") for text in match.groups()[2:5])
     code, connect, kind = (text or "" for text in match.groups()[5:])
     return {
         "probe": address.decode(errors="replace"),
         "exit": int(match[2]),
         "code": connect if code in ("", "000") else code,
-        "page": bool(_HTML.match(begin)) or kind.startswith("text/html"),
+        "page": bool(_HTML.match(begin)) or (purpose != REGISTRY and kind.startswith("text/html")),
         "why": why.decode(errors="replace").strip(),
     }
 
@@ -116,15 +120,32 @@ def judge(state: State, subject: Subject) -> Iterator[Finding]:
     if not state["curl"]:
         yield risk("curl is not installed, so nothing outside can be asked", "apt-get install curl ca-certificates")
         return
+    logins = _logins(subject.host)
     troubles = [(entry, trouble) for entry in state["answers"] if (trouble := _trouble(entry))]
     served = {group for entry in state["answers"] if (group := _group(entry)) and not _trouble(entry)}
     for entry, (says, cure) in troubles:
-        make = risk if _group(entry) in served or entry["code"] == "401" else bad
+        waits = entry["code"] == "401" and (entry["purpose"] == MANIFEST or entry["key"] in logins)
+        make = risk if _group(entry) in served or waits else bad
+        if entry["code"] == "401":
+            says += _about_login(entry["key"] in logins)
         evidence = f"{entry['why']}\n{entry['probe']}".strip()
         yield make(f"{entry['key']}: {says}", cure, f"{evidence}\nor name another address in {entry['key']}")
     reached = [entry["key"] for entry in state["answers"] if not _trouble(entry)]
     if reached and len(troubles) < len(state["answers"]):
         yield good(f"reached: {', '.join(dict.fromkeys(reached))}")
+
+
+def _logins(host: Host) -> frozenset[str]:
+    """Return the settings of a host that have the login of a repository."""
+    section = shared_settings.mirrors(host)
+    urls = {f"mirrors.{name}": section.url(name) for name in ("docker", "nvidia_toolkit")} if section else {}
+    return frozenset(key for key, url in urls.items() if url and url.login)
+
+
+def _about_login(declared: bool) -> str:
+    if declared:
+        return ": a deploy writes the login of the inventory to the host; after a deploy, that login is wrong"
+    return ", and the inventory has no login for this address"
 
 
 def _group(entry: Mapping[str, Any]) -> str:
@@ -165,14 +186,12 @@ def _wrong_answer(entry: Mapping[str, Any]) -> str:
     if code == "404" and entry["purpose"] == MANIFEST:
         return "the registry does not have the model"
     if code == "401" and not is_registry:
-        return f"{name} wants a login (401), which a deploy writes to the host"
-    if code not in ("200", "206") and not (code == "401" and is_registry):
+        return f"{name} wants a login (401)"
+    if code == "401":
+        return ""
+    if code not in ("200", "206"):
         return f"{name} answers HTTP {code}"
-    return (
-        "a web page came in place of the file: a portal or a filter answers"
-        if entry["page"] and not is_registry
-        else ""
-    )
+    return "a web page came in place of the file: a portal or a filter answers" if entry["page"] else ""
 
 
 def _host(url: str) -> str:

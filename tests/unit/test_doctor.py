@@ -261,14 +261,14 @@ def test_the_worst_finding_is_the_verdict_of_a_host() -> None:
 
 
 class Outside(BaseHTTPRequestHandler):
-    """A mirror with faults, on loopback."""
+    """A mirror with faults, on loopback. It knows no ranges."""
 
     def do_GET(self) -> None:
         code = {"/v2/": 401, "/gone": 404, "/wall": 407}.get(self.path, 200)
         code = code if "manifest.v2+json" in self.headers["Accept"] else 404
         page = b"<!DOCTYPE html><html>log in</html>" if self.path == "/portal" else b"Origin: mirror\n"
         self.send_response(code)
-        self.send_header("Content-Length", str(len(page)))
+        self.send_header("Content-Length", str(10**10 if self.path == "/large" else len(page)))
         self.end_headers()
         self.wfile.write(page)
 
@@ -284,7 +284,9 @@ def test_the_probe_names_each_fault_of_a_real_server() -> None:
         closed.bind(("127.0.0.1", 0))
         paths = ["/InRelease", "/portal", "/gone", "/wall", "/v2/"]
         urls = [*(base + path for path in paths), f"http://127.0.0.1:{closed.getsockname()[1]}/", "http://no.invalid/"]
-        asked = [outside.Outside(url, "packages", f"key{n}", url) for n, url in enumerate(urls)]
+        urls += [base + "/large", base + "/portal"]
+        purposes = {len(urls) - 1: outside.REGISTRY}
+        asked = [outside.Outside(url, purposes.get(n, "packages"), f"key{n}", url) for n, url in enumerate(urls)]
         run = look(outside.PROBE, *urls, title="probe", timeout=60)
         (answer,) = testing.ShellHost().batch([run], stop=False)
     server.shutdown()
@@ -293,11 +295,14 @@ def test_the_probe_names_each_fault_of_a_real_server() -> None:
     assert [entry["probe"] for entry in state["answers"]] == urls
     says = {finding.says.partition(": ")[0]: finding.says for finding in outside.judge(state, SUBJECT)}
     expected = {"key1": "web page", "key2": "404", "key3": "407", "key4": "401", "key5": "refuses", "key6": "resolve"}
+    expected |= {"key8": "web page"}
     assert set(says) == {"reached", *expected}
     assert {key: text for key, text in expected.items() if text not in says[key]} == {}
 
 
-@pytest.mark.parametrize("script", [outside.PROBE, image_room.SIZE, model_header.HEADER], ids=["probe", "image", "model"])
+@pytest.mark.parametrize(
+    "script", [outside.PROBE, image_room.SIZE, model_header.HEADER], ids=["probe", "image", "model"]
+)
 def test_a_read_without_a_temporary_folder_asks_nobody_and_writes_nowhere_else(script, tmp_path):
     """On a full disk `mktemp` fails, and a read goes on after a failure: its files, logins too, would be in `/`."""
     (tmp_path / "curl").write_text('#!/bin/sh\ntouch "${0%/*}/asked"\n')
@@ -307,6 +312,19 @@ def test_a_read_without_a_temporary_folder_asks_nobody_and_writes_nowhere_else(s
     done = subprocess.run(run.words, input=run.stdin, env=variables, capture_output=True, check=False, timeout=30)
     assert (done.returncode, (tmp_path / "asked").exists()) == (1, False)
     assert b"mktemp" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mirror", "verdict", "words"),
+    [("http://u:canary@m.test", "warn", "after a deploy, that login is wrong"), ("http://m.test", "fail", "no login")],
+)
+def test_a_login_that_nobody_declared_is_no_matter_of_a_deploy(tmp_path, mirror, verdict, words):
+    inventory = inventory_of(tmp_path, {"mirrors": {"docker": mirror}})
+    subject = Subject(inventory.host("gpu-01"), inventory, facts_of({}))
+    entry = {"address": "http://m.test", "purpose": "packages", "key": "mirrors.docker", "probe": "http://m.test/x"}
+    entry |= {"exit": 0, "code": "401", "page": True, "why": ""}
+    (found,) = outside.judge({"curl": True, "answers": [entry]}, subject)
+    assert (found.verdict, words in found.says) == (verdict, True)
 
 
 def test_every_script_is_read_by_a_shell_of_this_machine(tmp_path: Path) -> None:
