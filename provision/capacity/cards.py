@@ -97,6 +97,6 @@ def named(name: str) -> Card | None:
 def _folded(name: str) -> str:
     """Return a name without maker, series, form and memory type, so that the names of nvidia-smi are found."""
     words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
-    kept = [word for word in words if word not in ("nvidia", "geforce", "tesla", "pcie", "sxm4", "sxm5", "hbm3", "nvl")]
+    kept = [word for word in words if word not in ("nvidia", "geforce", "tesla", "pcie", "sxm4", "sxm5", "hbm3")]
     text = "".join(kept)
-    return "h100" if text == "h10080gb" else text
+    return {"h10080gb": "h100", "h200nvl": "h200"}.get(text, text)  # an H100 NVL has more memory than an H100

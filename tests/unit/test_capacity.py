@@ -196,6 +196,8 @@ def test_cards_are_found_by_the_names_of_nvidia_smi() -> None:
     found = [cards.named(name) for name in names]
     assert [item.name if item else "" for item in found] == ["RTX 4090", "RTX 4090", "T4", "H100", "A100 40GB"]
     assert cards.named("A100") is None
+    assert cards.named("NVIDIA H100 NVL") is None, "it has more memory than an H100"
+    assert cards.named("NVIDIA H200 NVL") == cards.named("H200")
     assert card("H200").free == 143158 * MIB, "as recorded"
 
 
