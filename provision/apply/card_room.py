@@ -59,8 +59,20 @@ def loads(plan: HostPlan, entries: Iterable[Entry]) -> Loads:
 
 
 def reads(models: Loads) -> list[Run]:
-    """Return the read-only commands for the dimensions of models."""
-    return list(dict.fromkeys(loading.read for pairs in models.values() for _, loading in pairs))
+    """Return the read-only commands for the dimensions of models: one for each name.
+
+    All instances have the same bytes under a name, and a host without internet waits for each question to a registry.
+    """
+    return list(dict.fromkeys(_reads(models).values()))
+
+
+def _reads(models: Loads) -> dict[str, Run]:
+    """Return name of a model -> the command for its dimensions, that of the first instance with the model."""
+    first: dict[str, Run] = {}
+    for pairs in models.values():
+        for _, loading in pairs:
+            first.setdefault(loading.model, loading.read)
+    return first
 
 
 def judged(models: Loads, facts: HostFacts, answers: Mapping[Run, Answer]) -> Fit:
@@ -73,6 +85,7 @@ def judged(models: Loads, facts: HostFacts, answers: Mapping[Run, Answer]) -> Fi
     """
     unfit: dict[str, str] = {}
     notes: dict[str, str] = {}
+    asked = _reads(models)
     for instance, pairs in models.items():
         cards = cards_of(pairs[0][1].gpus, facts)
         known: list[tuple[Dimensions, Loading]] = []
@@ -80,7 +93,7 @@ def judged(models: Loads, facts: HostFacts, answers: Mapping[Run, Answer]) -> Fi
             try:
                 if isinstance(cards, str):
                     raise GuardError(cards)
-                known.append((loading.dimensions(answers[loading.read]), loading))
+                known.append((loading.dimensions(answers[asked[loading.model]]), loading))
             except GuardError as error:
                 notes[step] = f"{NOT_ASKED}whether {loading.model} fits the cards of {instance}: {error.message}"
         if not isinstance(cards, str) and (why := _complaint(known, cards)):

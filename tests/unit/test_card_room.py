@@ -1,6 +1,7 @@
 """Room on the cards before the first byte: who tells the dimensions, and the refusal of an instance with numbers."""
 
 import dataclasses
+import struct
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from provision.steps.nvidia_smi import Card
 from provision.steps.ollama import model_header
 from provision.steps.ollama.model import Model
 
+from .test_gguf import STRING, U32, WORDS, file, pair, text
 from .test_host_run import Note
 from .test_room import SILENT, run
 
@@ -133,6 +135,19 @@ def test_smaller_models_are_those_of_the_table() -> None:
     assert model_header.smaller("mirror.test:5001/team/deepseek-r1:14b") == ()
 
 
+def test_a_begin_that_ends_before_the_vocabulary_is_no_dimensions() -> None:
+    """Without the count of key and value heads behind the end, every head would count, and a model that fits would be
+    refused."""
+    counts = {"block_count": 32, "embedding_length": 4096, "attention.head_count": 32, "attention.head_count_kv": 8}
+    pairs = [pair("general.architecture", STRING, text("llama"))]
+    pairs += [pair(f"llama.{key}", U32, struct.pack("<I", count)) for key, count in counts.items()]
+    sizes = {"application/vnd.ollama.image.model": 10**9}
+    with pytest.raises(MetadataError, match="ends before the dimensions"):
+        model_header.of_header("x", file(*pairs, WORDS)[: len(file(*pairs[:-1]))], sizes, "gguf")
+    found = model_header.of_header("x", file(*pairs, WORDS)[:-5], sizes, "gguf")
+    assert (found.kv_heads[0], found.vocabulary) == (8, 3)
+
+
 # -- the judgement
 
 
@@ -229,6 +244,16 @@ def test_models_loaded_at_once_share_the_cards() -> None:
     assert "beside deepseek-r1:32b" in why
     assert judged(*(dataclasses.replace(step, at_once=1) for step in pair)).unfit == {}
     assert judged(*(dataclasses.replace(step, gpus=(0, 1)) for step in pair)).unfit == {}
+
+
+def test_instances_with_the_same_model_ask_once() -> None:
+    """A host without internet waits some seconds for every question to a registry."""
+    steps = [Model(instance=f"ollama{n}", name=LARGE, gpus=(n,), context=8192) for n in range(3)]
+    plan = HostPlan(tuple(Change("models", step, "add", "not there") for step in steps), len(steps))
+    models = card_room.loads(plan, [Entry("models", step) for step in steps])
+    [read] = card_room.reads(models)
+    found = card_room.judged(models, HostFacts(cards=(card(0), card(1), card(2))), {read: SILENT})
+    assert found.unfit.keys() == {"ollama0", "ollama1", "ollama2"}
 
 
 def test_one_instance_is_refused_and_the_other_is_not() -> None:

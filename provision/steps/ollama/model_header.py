@@ -172,6 +172,8 @@ def of_header(name: str, data: bytes, sizes: dict[str, int], source: Source) -> 
         MetadataError, GgufError: the bytes or the sizes are of no model.
     """
     header = gguf.parse(data, sizes[_WEIGHTS])
+    if not header.whole and _VOCABULARY not in header.lengths:  # the tokens follow the dimensions
+        raise MetadataError(f"the begin of the model, {len(data)} bytes, ends before the dimensions do")
     values: dict[str, object] = {**header.metadata}
     if _VOCABULARY in header.lengths:
         values[_VOCABULARY] = header.lengths[_VOCABULARY]
