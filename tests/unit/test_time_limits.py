@@ -17,6 +17,7 @@ from provision.ssh import jobs, script
 from provision.ssh.connect import _connect_kwargs
 from provision.ssh.time_limits import stretched
 from provision.steps.base import Fact, UnreadableError
+from provision.steps.docker import card_look
 from provision.steps.facts import TITLE
 from provision.testing import FakeHost, ShellHost
 from tests.shell import sh
@@ -70,6 +71,13 @@ def test_the_limits_inside_of_a_script_are_longer(slow, shown, said, becomes, be
     assert slow.batch([command, *beside], stop=False)[0].text == f"{becomes}\n"
 
 
+def test_a_look_through_the_cards_of_a_container_has_more_time(slow, shown):
+    """The look is an `exec` of the program `timeout`, which the function of the same name does not see."""
+    text = f"{card_look.SHELL}\nrooted() {{ :; }}\ncgroup_of() {{ folder=$1; }}\nPATH=$1:$PATH; inside $1 2"
+    said = slow.batch([sh(text, shown, title="look")], stop=False)[0].text
+    assert said.startswith("-k 1 360 env -i ")
+
+
 def test_the_exit_code_inside_of_a_script_stays(slow):
     kept = sh('rc=0; timeout 15 sh -c "exit 7" || rc=$?; echo $rc $1 $#', "a", title="ask")
     assert slow.batch([kept], stop=True)[0].text == "7 a 1\n"
@@ -90,6 +98,7 @@ def test_the_scripts_that_wait_by_counting_wait_longer():
         ["grep", "-rlF", "patience:-1", "provision/steps"], capture_output=True, text=True, check=True
     ).stdout.split()
     assert {path.removeprefix("provision/steps/") for path in waits if path.endswith(".py")} == {
+        "docker/card_look.py",
         "facts.py",
         "instance/scripts.py",
         "nginx/generation_scripts.py",

@@ -39,7 +39,7 @@ inside() {{
   {{
     (
       echo 0 >"$folder/cgroup.procs" || exit 127
-      set -- timeout -k 1 {LIMIT} env -i "PATH=$PATH" setpriv --no-new-privs nsenter -t "$2"
+      set -- timeout -k 1 $(({LIMIT} * ${{patience:-1}})) env -i "PATH=$PATH" setpriv --no-new-privs nsenter -t "$2"
       exec "$@" -m -u -i -n -p -S 65534 -G 65534 nvidia-smi -L
     ) 2>/dev/null
     printf '\n# code %s\n' $?
