@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from provision.doctor.check import Check, Look, Subject, alone
-from provision.doctor.finding import Finding, bad, good, risk
+from provision.doctor.finding import Finding, bad, good, ours, risk
 from provision.inventory import Host, Instance, Inventory, shared_settings
 from provision.steps import engines, nvidia_smi
-from provision.steps.base import State
+from provision.steps.base import RefusalError, State
 from provision.steps.docker import inspect
 from provision.steps.facts import HostFacts
 from provision.steps.instance import conflicts
 from provision.steps.nvidia_smi import Card
-from provision.steps.system.preflight import complaint, in_mig_mode
+from provision.steps.system.preflight import UsableCards, complaint, in_mig_mode
 
 INSTALL = {
     "debian": "apt-get install linux-headers-amd64 nvidia-driver && reboot",
@@ -47,6 +47,7 @@ def _driver(state: State, subject: Subject) -> Iterator[Finding]:
         yield risk("nvidia-smi complains, beside the listed cards", _mended(facts), facts.driver_error)
     listed = ", ".join(f"{card.index}: {card.name}, compute capability {card.compute_cap}" for card in facts.cards)
     found = [finding for instance in subject.host.instances for finding in _usable(instance, subject)]
+    found = found or [*_refused_together(subject)]
     yield from found
     if not found:
         drivers = ", ".join(sorted({card.driver for card in facts.cards}))
@@ -75,6 +76,18 @@ def _usable(instance: Instance, subject: Subject) -> Iterator[Finding]:
             yield bad(says, f"nvidia-smi -i {card.index} -mig 0")
         elif card and (reason := engines.of(instance).unusable(instance.image, card)):
             yield bad(reason, *UPGRADE.get(facts.distribution, UPGRADE["debian"]))
+
+
+def _refused_together(subject: Subject) -> Iterator[Finding]:
+    """Yield what a plan refuses although each card alone is fit, such as a card named by index and by UUID."""
+    host = subject.host
+    gpus = {instance.name: instance.gpus for instance in host.instances}
+    try:
+        UsableCards(gpus=gpus, image=host.serving.image, unusable=engines.of(host.serving).unusable).want(
+            subject.facts, None
+        )
+    except RefusalError as error:
+        yield bad(str(error), ours(subject.inventory, host, "facts"), here=True)
 
 
 def _persistence(state: State, subject: Subject) -> Iterator[Finding]:

@@ -327,6 +327,17 @@ def test_a_login_that_nobody_declared_is_no_matter_of_a_deploy(tmp_path, mirror,
     assert (found.verdict, words in found.says) == (verdict, True)
 
 
+def test_a_card_named_by_index_and_by_uuid_fails_as_in_a_plan(tmp_path: Path) -> None:
+    uuid = "GPU-11111111-1111-1111-1111-111111111111"
+    path = tmp_path / "inventory.yaml"
+    path.write_text(INVENTORY.replace("{gpus: [1]}", f"{{gpus: [{uuid}]}}"))
+    inventory = role_interface.load(str(path))
+    subject = Subject(inventory.host("gpu-01"), inventory, facts_of({"facts": {"cards": [{"uuid": uuid}]}}))
+    (driver,) = [check for check in CHECKS if check.name == "driver"]
+    (found,) = driver.judge({}, subject)
+    assert (found.verdict, "are the same card" in found.says) == ("fail", True)
+
+
 def test_every_script_is_read_by_a_shell_of_this_machine(tmp_path: Path) -> None:
     """The answers are those of this machine, whatever it is: each has the form that its parser wants."""
     inventory = inventory_of(tmp_path)
