@@ -11,11 +11,13 @@ from provision.actions.request import Request
 from provision.actions.results import Answers
 from provision.capacity import catalogue
 from provision.capacity import estimate as capacity
+from provision.command import Answer
+from provision.errors import FactError
 from provision.inventory import Host, Instance
 from provision.report import fleet_fit as report
 from provision.steps.facts import HostFacts
 from provision.steps.nvidia_smi import Card
-from provision.steps.ollama import measured_size, model_header
+from provision.steps.ollama import measured_size
 from provision.steps.ollama.measured_size import Size
 from provision.steps.ollama.model import Model
 
@@ -101,6 +103,11 @@ def test_the_page_of_measured_sizes_names_every_model(capsys: pytest.CaptureFixt
     assert "deepseek-r1:1.5b" in said
 
 
-def test_no_answer_of_docker_is_no_loaded_model() -> None:
-    assert measured_size.sizes(SILENT) == ()
-    assert model_header.PREFIX == 1 << 16
+@pytest.mark.parametrize("answer", [SILENT, Answer(124, b"")])
+def test_a_docker_without_an_answer_is_an_error_and_no_host_without_models(answer: Answer) -> None:
+    with pytest.raises(FactError, match="Docker does not answer"):
+        measured_size.sizes(answer)
+
+
+def test_a_host_without_docker_has_no_loaded_model() -> None:
+    assert measured_size.sizes(Answer(0, b"# absent\n# probes\n# end\n")) == ()

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from provision.command import Answer, Run
+from provision.errors import FactError
 from provision.steps.base import BlockedError, UnreadableError
 from provision.steps.ollama import server_state
+from provision.terminal_text import ending
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,24 @@ def command() -> Run:
 
 
 def sizes(answer: Answer) -> tuple[Size, ...]:
-    """Return the loaded models of a host, by instance and name; none where Docker does not answer.
+    """Return the loaded models of a host, by instance and name.
 
     Args:
         answer: to `command`.
+
+    Raises:
+        FactError: Docker does not answer.
     """
     try:
         servers = server_state.read(answer).by_name
-    except (BlockedError, UnreadableError):
-        return ()
+    except (BlockedError, UnreadableError) as error:
+        evidence = error.evidence if isinstance(error, BlockedError) else str(error)
+        raise FactError(
+            "the loaded models cannot be read: Docker does not answer",
+            "look at Docker on the host (`systemctl status docker`)",
+            exit_status=answer.exit,
+            stderr=ending(evidence, 2000),
+        ) from error
     return tuple(size for name in sorted(servers) for size in _of(name, servers[name]))
 
 
