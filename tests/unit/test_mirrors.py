@@ -244,6 +244,16 @@ def test_an_error_names_the_mirror_and_its_key_and_no_password(load, evidence, s
     assert "canary" not in advice
 
 
+def test_the_advice_names_the_key_of_the_whole_address_and_no_login_where_the_key_takes_none(load):
+    host = load(
+        "{docker: 'http://m.test/docker', nvidia_toolkit: 'http://m.test/docker-nvidia', nginx: 'http://m.test/nginx'}"
+    ).host("lb-01")
+    said = mirror_advice.advice(host, "Failed to fetch http://m.test/docker-nvidia/InRelease  401  Unauthorized")
+    assert "into mirrors.nvidia_toolkit" in said
+    said = mirror_advice.advice(host, "curl: (22) error: 401 http://m.test/nginx/nginx-1.26.3.tar.gz")
+    assert "mirrors.nginx takes none" in said
+
+
 def test_the_error_of_a_command_has_the_advice(load):
     host = load('{docker: "http://m.test:81/docker"}').host("gpu-01")
     step = next(step for step_id, step in steps(load("none")).items() if step_id.startswith("apt_key:"))
