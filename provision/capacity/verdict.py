@@ -116,25 +116,6 @@ def largest_context(dimensions: Dimensions, request: Request, cards: Sequence[Ca
     return low * CONTEXT_STEP
 
 
-def largest_parallel(dimensions: Dimensions, request: Request, cards: Sequence[Card], most: int) -> int:
-    """Return the largest number of slots that fit with the wished context; 0 if not even one fits.
-
-    Args:
-        dimensions: of the model.
-        request: the wish; its number of slots does not count.
-        cards: the cards of one instance.
-        most: the largest number to try.
-    """
-    low, high = 0, 1 if slots(dimensions, dataclasses.replace(request, parallel=2)) == 1 else most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if placed(dimensions, dataclasses.replace(request, parallel=middle), cards):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def cards_needed(dimensions: Dimensions, request: Request, cards: Sequence[Card]) -> int:
     """Return the least number of cards, like the largest of these, that serve a wish; 0 if `MOST_CARDS` are too few.
 

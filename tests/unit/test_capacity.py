@@ -8,7 +8,7 @@ from provision.capacity import cards, catalogue
 from provision.capacity.cards import Card
 from provision.capacity.dimensions import Dimensions, MetadataError, Weights, from_metadata
 from provision.capacity.estimate import GIB, MIB, Request, cache_of_blocks, compute, estimate, split
-from provision.capacity.verdict import Kind, cards_needed, judge, largest_context, largest_parallel, placed
+from provision.capacity.verdict import Kind, cards_needed, judge, largest_context, placed
 
 QWEN = {
     "general.architecture": "qwen2",
@@ -259,14 +259,11 @@ def test_memory_of_other_users_is_not_free() -> None:
     assert judge(model("32b"), Request(8192), [shared]).kind is Kind.CARDS
 
 
-def test_the_largest_context_and_number_of_slots() -> None:
+def test_the_largest_context() -> None:
     here = [card("RTX 4090")]
     context = largest_context(model("32b"), Request(1), here)
     assert placed(model("32b"), Request(context), here)
     assert not placed(model("32b"), Request(context + 256), here)
-    slots = largest_parallel(model("32b"), Request(4096), here, most=64)
-    assert placed(model("32b"), Request(4096, slots), here)
-    assert not placed(model("32b"), Request(4096, slots + 1), here)
     assert largest_context(model("70b"), Request(1), here) == 0
 
 

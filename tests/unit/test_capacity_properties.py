@@ -14,7 +14,6 @@ from provision.capacity.verdict import (
     cards_needed,
     judge,
     largest_context,
-    largest_parallel,
     placed,
 )
 
@@ -106,19 +105,12 @@ def test_the_proposal_fits_and_the_next_longer_context_does_not(
 
 
 @given(models(), SLOTS, TYPES, cards())
-def test_the_largest_context_and_number_of_slots_are_the_largest(
-    model: Dimensions, slots: int, kind: str, here: list[Card]
-) -> None:
+def test_the_largest_context_is_the_largest(model: Dimensions, slots: int, kind: str, here: list[Card]) -> None:
     context = largest_context(model, Request(1, slots, kind), here, most=100_000)
     if context:
         assert placed(model, Request(context, slots, kind), here)
     if context + CONTEXT_STEP <= 100_000:
         assert not placed(model, Request(context + CONTEXT_STEP, slots, kind), here)
-    number = largest_parallel(model, Request(4096, 1, kind), here, most=64)
-    if number:
-        assert placed(model, Request(4096, number, kind), here)
-    if 1 <= number < 64 and model.architecture != "qwen3next":
-        assert not placed(model, Request(4096, number + 1, kind), here)
 
 
 @given(models(), CONTEXTS, SLOTS, TYPES, st.integers(512, 24 * 1024))
