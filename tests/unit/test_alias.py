@@ -139,6 +139,13 @@ def test_a_mirror_keeps_space_name_and_tag(name):
     assert source_name(source, {}, "m.test:5000") == source
 
 
+@pytest.mark.parametrize(("kind", "finder"), [("model", OwnedModels()), ("alias", OwnedAliases())])
+@pytest.mark.parametrize("declared", ["model:o1/gemma3:latest", "alias:o1/gemma3:latest", "model:o1/library/gemma3"])
+def test_another_spelling_of_a_declared_name_deletes_nothing(kind, finder, declared):
+    ids = [f"{kind}:o1/gemma3", f"{kind}:o1/gemma3:4b", f"{kind}:o2/gemma3"]
+    assert finder.kept({step_id: {} for step_id in ids}, {"container:o1", "container:o2", declared}) == ids[:1]
+
+
 # -- state
 
 

@@ -189,8 +189,11 @@ class OwnedAliases(Owned):
     last: ClassVar[bool] = True
 
     def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Keeps the aliases of instances that go, and the names of declared models."""
-        return [step_id for step_id in things if _is_model(step_id, declared) or not _stays(step_id, declared)]
+        """Keeps the aliases of leaving instances, and names declared in another spelling or as a model."""
+        names = server_state.names_of(declared)
+        return [
+            step_id for step_id in things if server_state.names_of([step_id]) <= names or not _stays(step_id, declared)
+        ]
 
     def fact(self) -> Fact:
         """Looks at every instance's files."""
@@ -232,8 +235,3 @@ class LeavingAliases(OwnedAliases):
 def _stays(step_id: str, declared: Collection[str]) -> bool:
     """Whether the instance of an alias is declared."""
     return f"container:{step_id.partition(':')[2].partition('/')[0]}" in declared
-
-
-def _is_model(step_id: str, declared: Collection[str]) -> bool:
-    """Whether the name is declared as a model of the instance by now."""
-    return f"model:{step_id.partition(':')[2]}" in declared

@@ -326,11 +326,11 @@ class OwnedModels(Owned):
     last: ClassVar[bool] = True
 
     def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Keeps the models of instances that go (`LeavingModels`), and a name that is an alias by now."""
+        """Keeps the models of instances that go (`LeavingModels`), and names declared in another spelling or
+        as an alias."""
+        names = server_state.names_of(declared)
         return [
-            step_id
-            for step_id in things
-            if f"alias:{step_id.partition(':')[2]}" in declared or not _stays(step_id, declared)
+            step_id for step_id in things if server_state.names_of([step_id]) <= names or not _stays(step_id, declared)
         ]
 
     def fact(self) -> Fact:

@@ -7,7 +7,7 @@ Ollama never checks a blob on disk again, docs/facts.md#ollama-pull.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ __all__ = [
     "command",
     "manifest_path",
     "mark",
+    "names_of",
     "parts",
     "read",
     "read_live",
@@ -317,6 +318,16 @@ def canonical(model: str) -> str:
     if registry != DEFAULT_REGISTRY:
         return f"{registry}/{space}/{name}:{tag}"
     return f"{name}:{tag}" if space == DEFAULT_SPACE else f"{space}/{name}:{tag}"
+
+
+def names_of(step_ids: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """Return instance and name of every model and alias, with the defaults of Ollama written as `canonical` does.
+
+    Args:
+        step_ids: ids of steps.
+    """
+    pairs = (step_id[6:].partition("/") for step_id in step_ids if step_id.startswith(("model:", "alias:")))
+    return frozenset((instance, canonical(name)) for instance, _, name in pairs)
 
 
 def mark(model: str) -> str:
