@@ -20,6 +20,7 @@ from provision.steps.nvidia_smi import Card
 from provision.steps.ollama import measured_size
 from provision.steps.ollama.measured_size import Size
 from provision.steps.ollama.model import Model
+from provision.steps.ollama.server_state import Server
 
 from .test_actions import INVENTORY
 from .test_room import SILENT
@@ -107,6 +108,13 @@ def test_the_page_of_measured_sizes_names_every_model(capsys: pytest.CaptureFixt
 def test_a_docker_without_an_answer_is_an_error_and_no_host_without_models(answer: Answer) -> None:
     with pytest.raises(FactError, match="Docker does not answer"):
         measured_size.sizes(answer)
+
+
+@pytest.mark.parametrize("number", [-1, 10**400, "8192", None, 1.5])
+def test_an_impossible_number_of_a_server_is_none(number: object) -> None:
+    entry = {"size": number, "size_vram": number, "context_length": number}
+    server = Server("running", loaded={"deepseek-r1:32b": entry})
+    assert list(measured_size.of_server("ollama1", server)) == [Size("ollama1", "deepseek-r1:32b", 0, 0, 0)]
 
 
 def test_a_host_without_docker_has_no_loaded_model() -> None:

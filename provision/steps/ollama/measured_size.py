@@ -12,6 +12,9 @@ from provision.steps.base import BlockedError, UnreadableError
 from provision.steps.ollama import server_state
 from provision.terminal_text import ending
 
+MOST = 1 << 50
+"""No larger number of bytes or tokens is believed of a server."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -56,11 +59,19 @@ def sizes(answer: Answer) -> tuple[Size, ...]:
             exit_status=answer.exit,
             stderr=ending(evidence, 2000),
         ) from error
-    return tuple(size for name in sorted(servers) for size in _of(name, servers[name]))
+    return tuple(size for name in sorted(servers) for size in of_server(name, servers[name]))
 
 
-def _of(instance: str, server: server_state.Server) -> Iterator[Size]:
+def of_server(instance: str, server: server_state.Server) -> Iterator[Size]:
+    """Yield the loaded models of an instance. An impossible number of the server counts as 0.
+
+    Args:
+        instance: name of the instance.
+        server: its server.
+    """
     for model, entry in sorted((server.loaded or {}).items()):
         numbers = (entry.get("size"), entry.get("size_vram"), entry.get("context_length", 0))
-        size, on_cards, context = (number if isinstance(number, int) else 0 for number in numbers)
+        size, on_cards, context = (
+            number if isinstance(number, int) and 0 <= number < MOST else 0 for number in numbers
+        )
         yield Size(instance, model, size, on_cards, context)
