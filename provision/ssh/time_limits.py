@@ -1,7 +1,8 @@
 """Time limits of commands for a slow host: an emulated machine, a host at load 400, a long way. Pure.
 
 `timeout_factor` of the inventory multiplies every limit: of a whole command, of each `timeout` inside of a script, and
-of the waits that a script counts by `${patience:-1}`. A script for a host with the factor 1 has no word about limits.
+of the waits that a script counts by `${patience:-1}`. curl's own limits of single requests stay. A script for a host
+with the factor 1 has no word about limits.
 """
 
 import dataclasses
