@@ -272,5 +272,6 @@ def _refused(world: World, host: str, seen: Seen) -> None:
     """A deploy from another machine right after the controller was killed is kept off by the lease."""
     elsewhere = {"XDG_STATE_HOME": str(world.folder)}  # the controller's own machine knows that the run is dead
     refused = world.fleet.provision("deploy", "--yes", env=elsewhere)
-    one_clear_screen(refused, host, (6,), "locked")
+    # the dead run has locked the balancer as well, and a lock that is a second older is told in words of its own
+    one_clear_screen(refused, host, (6,), "locked", errors=2)
     seen.said = f"from another machine: {first_error(refused)}"
