@@ -22,7 +22,7 @@ class Card:
     Args:
         name: for people, such as `RTX 4090`.
         memory_bytes: all memory.
-        used_by_others: bytes that the driver and other programs have.
+        used_by_others: the memory of the driver and of other programs, in bytes.
     """
 
     name: str
