@@ -16,9 +16,10 @@ from typing import Any
 from provision.command import READ_TIMEOUT, Answer, Run, Script, look
 from provision.steps import facts
 from provision.steps.base import BlockedError, Fact, State, UnreadableError
-from provision.steps.docker import card_look, card_path, gpu_processes, image_list, model_files, probe
+from provision.steps.docker import card_look, card_path, gpu_processes, image_list, listeners, model_files, probe
 from provision.steps.docker.gpu_processes import Application, Listing
 from provision.steps.docker.image_list import familiar
+from provision.steps.docker.listeners import Listener
 from provision.steps.docker.probe import Probes
 from provision.steps.live import read_once
 from provision.steps.system import content
@@ -165,21 +166,6 @@ def known_probes() -> Probes:
 def command() -> Run:
     """The command that all steps share."""
     return command_for(known_probes())
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A listening TCP socket.
-
-    Args:
-        address: address of the socket, such as `0.0.0.0` or `[::]`.
-        port: port of the socket.
-        program: name of the program, or empty.
-    """
-
-    address: str
-    port: int
-    program: str
 
 
 @dataclass(frozen=True)
@@ -341,7 +327,7 @@ def _parse(stdout: bytes, probes: Probes) -> Docker:
             images=images,
             volumes=volumes,
             pulled=dict((line + " ").split(" ")[:2] for line in sections["pulled"]),
-            listening=tuple(_listener(line) for line in sections["listening"]),
+            listening=tuple(listeners.parse(line) for line in sections["listening"]),
             files=files,
             blobs=blobs,
             damaged=content.parse_record(sections.get("damaged", ())),
@@ -404,10 +390,3 @@ def _api(text: str) -> dict[str, Any]:
     answers = "" if not transfers else errors[0] if transfers[0][1] != "0" else "yes"
     bodies = [body for body, code, _ in transfers[1:] if code == "0"]
     return {"answers": answers, "replies": (*bodies, *errors)}
-
-
-def _listener(line: str) -> Listener:
-    words = line.split()
-    address, _, port = words[3].rpartition(":")
-    program = words[5].partition('("')[2].partition('"')[0] if len(words) > 5 else ""
-    return Listener(address.partition("%")[0], int(port), program)
