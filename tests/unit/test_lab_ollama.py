@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -192,6 +193,15 @@ def test_two_clients_share_a_download_and_the_first_to_leave_does_not_end_the_do
             pass
     both[0].close()
     assert [*both[1]][-1] == {"status": "success"}
+
+
+def test_clients_that_end_a_pull_at_once_all_succeed(pulled):
+    def repeated(_):
+        return [frames(pulled, "/api/pull", {"model": MODEL})[-1] for _ in range(5)]
+
+    with ThreadPoolExecutor(8) as clients:
+        ends = [end for each in clients.map(repeated, range(8)) for end in each]
+    assert ends == [{"status": "success"}] * 40
 
 
 def test_a_download_ends_with_its_last_client_and_the_next_client_resumes(slow):

@@ -7,6 +7,7 @@ with 0.33).
 import hashlib
 import json
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -171,9 +172,12 @@ def _write(path: Path, data: bytes) -> bool:
     """Write a manifest byte for byte; return whether blobs of the manifest before are unused now."""
     before = _listed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    partial.rename(path)
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=".", delete=False
+    ) as partial:  # two clients may end at once
+        partial.write(data)
+    Path(partial.name).chmod(0o644)
+    Path(partial.name).rename(path)
     unused = before - set(_digests(data))
     kept = {layer["digest"] for model in everything() for layer in layers_of(model.manifest)} if unused else set()
     for digest in unused - kept:
