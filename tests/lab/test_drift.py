@@ -35,6 +35,7 @@ REMOVE = 'rm -f -- "$1"'
 REMOVE_UNIT = 'rm -f -- "/etc/systemd/system/$1"; systemctl daemon-reload'
 FORWARD = ("firewall:DOCKER-USER",)  # a starting Docker puts its own rules before ours
 STOP_DOCKER = "systemctl stop docker.socket docker.service"
+BEHIND = 'at=$(readlink -f "$(command -v dockerd)"); cp -p "$at" "$at.new"; mv -fT "$at.new" "$at"'
 ASK = 'at=$(docker port ollama1 11434); ask() { curl -sf -X "$1" -d "$3" "http://$at/api/$2"; }; '
 RELOAD_NGINX = "systemctl reload provision-nginx; sleep 1"
 PID = "/run/provision-nginx/nginx.pid"
@@ -142,6 +143,8 @@ GPU = (
     Breakage("service:docker", "stopped", STOP_DOCKER, also=FORWARD),
     Breakage("service:docker", "disabled", "systemctl disable docker.service"),
     Breakage("service:docker", "stopped and masked", f"{STOP_DOCKER}; systemctl mask docker.service", also=FORWARD),
+    # as Debian's package docker.io does: a new program, and the old daemon runs on
+    Breakage("service:docker", "left behind by its package", BEHIND, also=FORWARD),
     Breakage(
         *("gpu_driver:docker", "not registered", f"mv {HOOK} /x; systemctl restart docker; mv /x {HOOK}"),
         touches=DOCKER_RESTARTS,

@@ -4,6 +4,9 @@ Our drop-in for docker.service records, in /run/provision/docker, the configurat
 and at its last reload, so that work left undone by a failed run is still seen. A daemon that started before the drop-in
 existed left no such record; then a daemon.json older than the daemon must be the loaded file.
 
+A package may replace the program and leave the daemon running (docs/facts.md#docker-reload). The kernel then names the
+program of the process `PATH (deleted)`: proc_pid_exe(5).
+
 Source: the keys that a reload applies, and the registration of the GPU driver at the daemon's start,
 docs/facts.md#docker-reload.
 """
@@ -95,12 +98,14 @@ config_changed=%Z' {CONFIG}
 [ ! -f {PROXY} ] || echo "proxy=$(sha256sum <{PROXY} | cut -c1-64) $(stat -c '%a %U:%G' {PROXY})"
 [ ! -f {NOTES}/proxy ] || echo "proxy_loaded=$(cut -c1-64 {NOTES}/proxy)"
 hook=$(command -v {HOOK}) && echo "hook_changed=$(stat -L -c %Z "$hook")"
-if [ "$pid" -gt 0 ] 2>/dev/null && [ -r "/proc/$pid/stat" ]; then
-  read -r stat <"/proc/$pid/stat"
+at=/proc/$pid
+if [ "$pid" -gt 0 ] 2>/dev/null && [ -r "$at/stat" ]; then
+  read -r stat <"$at/stat"
   set -- ${{stat##*) }}
   ticks=${{20}}
   echo "started=$(awk -v t="$ticks" -v hz="$(getconf CLK_TCK)" '/^btime/{{printf "%d", $2 + t / hz}}' /proc/stat)"
-  encoded words "/proc/$pid/cmdline"
+  encoded words "$at/cmdline"
+  echo "program=$(readlink "$at/exe")"
 fi
 for path in $unread; do
   case " $files " in *" $path "*) ;; *) files="$files $path" ;; esac
@@ -137,6 +142,7 @@ class Dockerd:
         config_is_older: whether daemon.json has not changed since the daemon started.
         hook: whether the running daemon found the NVIDIA hook at its start; None where there is no hook at all.
         words: the daemon's program and flags.
+        replaced: whether the daemon's program on the disk is another than at the daemon's start.
         texts: file -> text, of every file that may give the daemon flags; the first line is the path.
         info: answer of the daemon's `docker info`; empty where the daemon does not run.
         silent: error of a running daemon that does not answer.
@@ -155,6 +161,7 @@ class Dockerd:
     config_is_older: bool = True
     hook: bool | None = None
     words: tuple[str, ...] = ()
+    replaced: bool = False
     texts: Mapping[str, str] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     silent: str = ""
@@ -225,6 +232,7 @@ def _dockerd(values: Mapping[str, str]) -> Dockerd:
         config_is_older=int(values.get("config_changed", "0")) < started,
         hook=_hook(values, data, noted, started),
         words=tuple(data.get("words", b"").decode(errors="replace").split("\0")),
+        replaced=values.get("program", "").endswith(" (deleted)"),
         texts=_files(_text(data, "unit")),
         info=json.loads(values["info"]) if "info" in values else {},
         silent=values.get("silent", ""),

@@ -15,7 +15,7 @@ from provision.steps.wording import Vocabulary, Words
 from provision.terminal_text import ending
 
 ID = "service:docker"
-NOTHING = "nothing"
+NOTHING, RELOADS, RESTARTS = "nothing", "reload", "restart"
 CDI_ENGINE = (29, 2)  # from this version on --gpus tries CDI first, and then the hook (docs/facts.md#cdi)
 
 # Has a running daemon reload, and waits until live-restore is on: the daemon loads it some time after the signal. No
@@ -98,6 +98,7 @@ class DockerService(Step):
         "enabled": Words("does not start at boot"),
         "masked": Words("masked"),
         "pending": Words("has not loaded daemon.json ({have})", unless=("running",)),
+        "replaced": Words("runs the program of an earlier package", unless=("running",)),
     }
 
     live_restore: bool = True
@@ -121,7 +122,7 @@ class DockerService(Step):
                 "Docker is part of a swarm, where live-restore does not work: leave the swarm, or set "
                 "docker.live_restore: false"
             )
-        return {"enabled": True, "running": True, "masked": False, "pending": NOTHING}
+        return {"enabled": True, "running": True, "masked": False, "pending": NOTHING, "replaced": False}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Enables; then starts, restarts or reloads, as gently as possible."""
@@ -150,13 +151,12 @@ class DockerService(Step):
             return "stops Docker"
         if not have["running"]:
             return "starts Docker" if want["running"] else ""
-        what = str(have["pending"]).partition(":")[0]
-        return restart_impact(have) if what == "restart" else "reloads Docker" if what == "reload" else ""
+        due = _due(have, want)
+        return restart_impact(have) if due == RESTARTS else "reloads Docker" if due == RELOADS else ""
 
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """Every instance, if instances stop with Docker, or if Docker itself passes their streams on."""
-        what = str((have or {}).get("pending")).partition(":")[0]
-        restarts = have is not None and have["running"] and want is not None and what == "restart"
+        restarts = have is not None and have["running"] and want is not None and _due(have, want) == RESTARTS
         stops = have is not None and have["running"] and want is not None and not want["running"]
         return stopped_by_restart(have, proxied=self.proxied) if restarts or stops else frozenset()
 
@@ -164,8 +164,7 @@ class DockerService(Step):
         """True where the change restarts Docker, or has systemd reload."""
         if have is None or want is None:
             return False
-        restarts = have["running"] and str(have["pending"]).startswith("restart") and want["pending"] == NOTHING
-        return restarts or bool(_registration(have, want))
+        return (have["running"] and _due(have, want) == RESTARTS) or bool(_registration(have, want))
 
     def check(self, live: Any) -> Iterator[Check]:
         """Docker answers, starts at boot, and has the settings that the containers need."""
@@ -215,6 +214,7 @@ def _service(dockerd: Dockerd) -> State:
         "running": dockerd.running,
         "masked": file_state.startswith("masked"),
         "pending": daemon_state.pending(dockerd),
+        "replaced": dockerd.replaced,
         **evidence(dockerd),
     }
 
@@ -272,14 +272,23 @@ def _registration(have: State, want: State) -> list[Command]:
     return commands
 
 
+def _due(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
+    """The work of a running daemon between two states: `restart`, `reload` or `nothing`."""
+    if want["pending"] != NOTHING:
+        return NOTHING
+    if have.get("replaced") and not want.get("replaced"):
+        return RESTARTS
+    return str(have["pending"]).partition(":")[0]
+
+
 def _running(have: State, want: State) -> list[Command]:
     was, shall = have or {}, want or {}
     if was["running"] and not shall["running"]:
         return [run("systemctl", "stop", "docker.socket", "docker.service")]
-    what = str(was["pending"]).partition(":")[0]
-    if shall["running"] and (not was["running"] or (what == "restart" and shall["pending"] == NOTHING)):
+    due = _due(was, shall)
+    if shall["running"] and (not was["running"] or due == RESTARTS):
         return [restart(have)]
-    if what == "reload" and shall["pending"] == NOTHING:
+    if due == RELOADS:
         return [sh(RELOAD, title="systemctl reload docker.service")]
     return []
 
