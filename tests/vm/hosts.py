@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
-from provision.lab import acceleration, vm_image
+from provision.lab import acceleration, models, vm_image
 from provision.lab.lab import Lab
 from provision.lab.shell import LabError
 from tests.vm import builds
 from tests.vm.carrier import FOLDER, KEEP, Carrier
-from tests.vm.case import Case, Judged
+from tests.vm.case import Case, Judged, ending
 from tests.vm.guest import Said
 
 MEMORY = 4.6
@@ -41,6 +41,7 @@ def of(release: str) -> Callable[[Carrier, Judged], Sequence[Case]]:
             Case("bare hosts become an endpoint", hosts.deploy),
             Case("a plan finds nothing to change", hosts.plan),
             Case("verify passes", hosts.verify),
+            Case("facts, doctor and fit answer on hosts with kernels of their own", hosts.asked, alone=True),
             Case("AppArmor confines the containers", hosts.confined, alone=True),
             Case("a daemon-reload behind running containers takes nothing away", hosts.reloaded, alone=True),
             Case("after a reboot of all hosts everything serves again by itself", hosts.rebooted),
@@ -105,6 +106,26 @@ class Hosts:
     def verify(self) -> str:
         """Verify after the deploy."""
         return _last(self._ran("verify", *self._where, seconds=180))
+
+    def asked(self) -> str:
+        """Facts have kernel, Docker and card of each host; no check of doctor fails; fit proposes models."""
+        known = {host["host"]: host["facts"] for host in self._document("facts")["hosts"]}
+        for host in ALL:
+            kernel = self._sh(host, "uname -r").strip()
+            told = (known[host]["kernel"], known[host]["cgroup"], known[host]["docker"]["state"])
+            assert told == (kernel, 2, "running" if host in GPU else "absent"), f"facts of {host}: {told}"
+            counted = len(known[host]["cards"])
+            assert counted == (host in GPU), f"facts of {host}: {counted} cards"
+        examined = self._document("doctor", "--inventory", str(self._with_registry()))
+        checks = [(host["host"], check) for host in examined["hosts"] for check in host["checks"]]
+        failed = [f"{host}: {check['check']}: {check['says']}" for host, check in checks if check["verdict"] == "fail"]
+        assert not failed, "; ".join(failed)
+        assert {host for host, _ in checks} == set(ALL), "doctor left a host out"
+        warned = sorted({check["check"] for _, check in checks if check["verdict"] == "warn"})
+        places = {place["place"]: place["model"] for place in self._document("fit")["places"]}
+        assert set(places) == {f"{host}/ollama1" for host in GPU}, places
+        assert all(places.values()), places
+        return f"{len(checks)} findings of doctor, warnings: {', '.join(warned) or 'none'}; fit proposes {places}"
 
     def confined(self) -> str:
         """The kernel enforces Docker's profile on the processes of the instances."""
@@ -207,6 +228,26 @@ class Hosts:
     @property
     def _factor(self) -> int:
         return acceleration.factor(acceleration.acceleration(vm_image.ensure(self._release, print)))
+
+    def _with_registry(self) -> Path:
+        """Write an inventory that names the lab's registry of models, because no name of the world outside resolves."""
+        data: dict[str, Any] = yaml.safe_load(self._inventory.read_text())
+        registry = f"{self._lab().network.site}:{models.PORT}"
+        data["all"]["vars"].update(mirrors={"model_registry": registry}, models={"insecure": True})
+        path = self._inventory.with_suffix(".doctor.yaml")
+        path.write_text(yaml.safe_dump(data))
+        return path
+
+    def _document(self, command: str, *where: str) -> dict[str, Any]:
+        """Return the JSON document of a command that only reads; the output may have lines of errors around it."""
+        words = [command, "--json", *(where or self._where)]
+        said = builds.provision(words, self._log, 180 * self._factor)
+        begin, end = said.text.find("{"), said.text.rfind("}")
+        assert begin >= 0, f"`provision {command}` ended with exit code {said.code}: {ending(said.text)}"
+        document: dict[str, Any] = json.loads(said.text[begin : end + 1])
+        why = "; ".join(host["why"] for host in document.get("hosts", ()) if host["result"] == "failed")
+        assert said.code in {0, 5}, f"`provision {command}` ended with exit code {said.code}: {why}"
+        return document
 
     def _lab(self) -> Lab:
         return Lab.find(self._name)
