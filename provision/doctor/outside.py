@@ -1,27 +1,27 @@
 """Repositories, mirrors and registries, asked from the host through the declared proxy, all at once.
 
-Sources: curl(1), EXIT CODES and `--write-out`; a registry answers /v2/ with 200, or with 401 where a token is wanted
-(https://distribution.github.io/distribution/spec/api/).
+The logins are those of the inventory, also before a deploy has written them to the host. The login of a registry is
+tried as `docker login` does: after the answer 401, at the place that the answer names.
+Sources: curl(1), EXIT CODES and `--write-out`; a registry answers /v2/ with 200, or with 401 where a login or a token
+is wanted (https://distribution.github.io/distribution/spec/api/ and spec/auth/token/).
 """
 
 import base64
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from provision.command import Answer, Script, look
-from provision.doctor import sizes
-from provision.doctor.check import Check, Look, Subject, alone
+from provision.doctor import declared_logins, sizes
+from provision.doctor.check import Check, Look, Subject
 from provision.doctor.finding import Finding, bad, good, risk
-from provision.inventory import Host, Inventory, shared_settings
-from provision.inventory.mirrors import Outside
+from provision.inventory import Host, Inventory
+from provision.inventory.mirrors import MirrorUrl, Outside
 from provision.plan import mirrored
 from provision.steps.base import State, UnreadableError
 from provision.steps.docker import image_room
-from provision.steps.system.mirror_login import NETRC
 
 CONNECT, WHOLE = 5, 12  # seconds of a probe: to connect, and in all
 NO_CURL = 77
@@ -31,22 +31,41 @@ ACCEPT = "application/vnd.docker.distribution.manifest.v2+json, */*"
 """A registry may know a manifest by its own kind alone; every other server answers with the file."""
 
 # $@ addresses. Each is asked by a process of its own, for its first bytes. The answers come in the order of arrival.
+# Before the script stand `netrc` and `logins`, see `declared_logins`.
 PROBE = Script(
     "doctor/probe",
-    NETRC
-    + rf"""
+    rf"""
 command -v curl >/dev/null || exit {NO_CURL}
 name() {{ (. /etc/os-release 2>/dev/null; eval "echo \"\${{$1:-}}\"") | tr -cd 'a-z0-9.-'; }}
 architecture=$(dpkg --print-architecture 2>/dev/null | tr -cd 'a-z0-9')
 facts="s|{{distribution}}|$(name ID)|; s|{{codename}}|$(name VERSION_CODENAME)|; s|{{architecture}}|$architecture|"
+umask 077
 work=$(mktemp -d) || exit 1; trap 'rm -rf -- "$work"' EXIT
+file=
+if [ "${{netrc-}}" ]; then printf '%s' "$netrc" >"$work/netrc"; file="--netrc-optional --netrc-file $work/netrc"; fi
+limits='--connect-timeout {CONNECT} -m {WHOLE} --max-filesize {LARGEST}'
 probe() {{ # number address
   address=$(printf '%s\n' "$2" | sed "$facts")
-  said=$(curl -sS -L $netrc --proto '=http,https' --connect-timeout {CONNECT} -m {WHOLE} -r 0-1023 \
-    --max-filesize {LARGEST} -o "$work/$1" \
+  said=$(curl -sS -L $file --proto '=http,https' $limits -r 0-1023 -o "$work/$1" \
     -H 'Accept: {ACCEPT}' -w '%{{http_code}} %{{http_connect}} %{{content_type}}' -- "$address" 2>"$work/$1.why")
   echo "probe $1 $? $(head -c 400 "$work/$1" 2>/dev/null | base64 -w 0)- $(tail -n 1 "$work/$1.why" |
     head -c 300 | base64 -w 0)- $(printf %s "$address" | base64 -w 0)- $said"
+  basic=$(printf '%s\n' "${{logins-}}" | sed -n "s/^$1 //p")
+  case $basic:$said in ?*:401*) login "$1" "$address" ;; esac
+}}
+part() {{ sed -n "s/^[Ww][Ww][Ww]-[Aa]uthenticate: *Bearer .*$1=\"\([^\"]*\)\".*/\1/p" "$work/head$2" | head -n 1; }}
+login() {{ # number address
+  printf 'Authorization: Basic %s\n' "$basic" >"$work/login$1"
+  curl -s --proto =https $limits -D "$work/head$1" -o /dev/null -- "$2"
+  set -- "$1" "$2" "$(part realm "$1")" "$(part service "$1")"
+  case $3 in
+    https://*) set -- "$1" "$3" -G --data-urlencode "service=$4" ;;
+    '') set -- "$1" "$2" ;;
+    *) return ;;
+  esac
+  number=$1 to=$2; shift 2
+  echo "login $number $(curl -s --proto =https $limits -o /dev/null -w '%{{http_code}}' -H "@$work/login$number" \
+    "$@" -- "$to")"
 }}
 number=0
 for address do
@@ -57,6 +76,7 @@ wait
 echo end
 """,
 )
+_LOGIN = re.compile(r"login (\d{1,4}) (\d{3})")
 _LINE = re.compile(
     r"probe (\d{1,4}) (\d{1,3}) ([A-Za-z0-9+/=]*)- ([A-Za-z0-9+/=]*)- ([A-Za-z0-9+/=]*)- ?(\d{3})? ?(\d{3})? ?(.*)"
 )
@@ -72,7 +92,18 @@ def _look(host: Host, inventory: Inventory) -> Look | None:
     if not asked:
         return None
     run = look(PROBE, *(each.probe for each in asked), title="ask repositories and registries", timeout=60)
-    return alone(sizes.beside(run, sizes.proxy_variables(host, inventory)), partial(parse, asked))
+    run = declared_logins.before(run, host, asked)
+    models = [thing for thing in sizes.of_host(host, inventory) if thing.is_model]
+    reads = [sizes.beside(run, sizes.proxy_variables(host, inventory))]
+    reads += [read for thing in models for read in (thing.asked, thing.filling.place)]
+    return Look(tuple(reads), lambda answers: {**parse(asked, answers[0]), **_there(models, answers[1:])})
+
+
+def _there(models: Sequence[sizes.Thing], answers: Sequence[Answer]) -> dict[str, Any]:
+    """Return whether the host has the bytes of every model of the inventory, in each place."""
+    pairs = zip(models, answers[::2], answers[1::2], strict=True)
+    whole = [thing.filling.room(size, place).need == 0 for thing, size, place in pairs]
+    return {"has_models": True} if whole and all(whole) else {}
 
 
 def parse(asked: Sequence[Outside], answer: Answer) -> dict[str, Any]:
@@ -91,8 +122,11 @@ def parse(asked: Sequence[Outside], answer: Answer) -> dict[str, Any]:
     if "end" not in lines:
         raise UnreadableError(answer.complaint or f"exited {answer.exit}")
     found = {int(match[1]): match for line in lines if (match := _LINE.fullmatch(line))}
+    logins = {int(match[1]): {"login": match[2]} for line in lines if (match := _LOGIN.fullmatch(line))}
     entries = [
-        {**vars(each), **_answer(found[number], each.purpose)} for number, each in enumerate(asked) if number in found
+        {**vars(each), **_answer(found[number], each.purpose), **logins.get(number, {})}
+        for number, each in enumerate(asked)
+        if number in found
     ]
     return {"curl": True, "answers": entries}
 
@@ -120,32 +154,48 @@ def judge(state: State, subject: Subject) -> Iterator[Finding]:
     if not state["curl"]:
         yield risk("curl is not installed, so nothing outside can be asked", "apt-get install curl ca-certificates")
         return
-    logins = _logins(subject.host)
+    host = subject.host
+    mirrors = declared_logins.of_mirrors(host)
     troubles = [(entry, trouble) for entry in state["answers"] if (trouble := _trouble(entry))]
     served = {group for entry in state["answers"] if (group := _group(entry)) and not _trouble(entry)}
     for entry, (says, cure) in troubles:
-        waits = entry["code"] == "401" and (entry["purpose"] == MANIFEST or entry["key"] in logins)
-        make = risk if _group(entry) in served or waits else bad
+        is_model = entry["purpose"] == MANIFEST
+        idle = is_model and state.get("has_models", False)
+        make = risk if _group(entry) in served or idle or (is_model and entry["code"] == "401") else bad
         if entry["code"] == "401":
-            says += _about_login(entry["key"] in logins)
+            says, cure = _refused(says, cure, entry, mirrors.get(entry["key"]))
+        says += ", and the host has all its models" if idle else ""
         evidence = f"{entry['why']}\n{entry['probe']}".strip()
         yield make(f"{entry['key']}: {says}", cure, f"{evidence}\nor name another address in {entry['key']}")
+    yield from (found for entry in state["answers"] for found in _login(entry, host))
     reached = [entry["key"] for entry in state["answers"] if not _trouble(entry)]
     if reached and len(troubles) < len(state["answers"]):
         yield good(f"reached: {', '.join(dict.fromkeys(reached))}")
 
 
-def _logins(host: Host) -> frozenset[str]:
-    """Return the settings of a host that have the login of a repository."""
-    section = shared_settings.mirrors(host)
-    urls = {f"mirrors.{name}": section.url(name) for name in ("docker", "nvidia_toolkit")} if section else {}
-    return frozenset(key for key, url in urls.items() if url and url.login)
+def _refused(says: str, cure: str, entry: Mapping[str, Any], url: MirrorUrl | None) -> tuple[str, str]:
+    """Return what is wrong with a login, and the cure, which asks for the password."""
+    if url is None or url.login is None:
+        return f"{says}, and the inventory has no login for this address", cure
+    asked = shlex.join(["curl", "-v", "-u", url.login[0], "-o", "/dev/null", entry["probe"]])
+    return f"{_host(entry['probe'])} refuses the login of the inventory (401)", asked
 
 
-def _about_login(declared: bool) -> str:
-    if declared:
-        return ": a deploy writes the login of the inventory to the host; after a deploy, that login is wrong"
-    return ", and the inventory has no login for this address"
+def _login(entry: Mapping[str, Any], host: Host) -> Iterator[Finding]:
+    """Yield a finding about the tried login of a registry."""
+    user = declared_logins.of_registry(host, entry["address"], entry["key"]) if "login" in entry else None
+    if user is None:
+        return
+    code = entry["login"]
+    cure = f"{shlex.join(['docker', 'login', '-u', user.user, user.registry])} && docker logout {user.registry}"
+    hint = f"correct {user.key}; the command asks for the password"
+    if code == "200":
+        yield good(f"{user.registry} takes the login of {user.key}")
+    elif code in ("401", "403"):
+        yield bad(f"{user.registry} refuses the login of {user.key} ({code})", cure, hint)
+    else:
+        says = "nothing answered" if code == "000" else f"HTTP {code}"
+        yield risk(f"the login of {user.key} could not be tried: {says}", cure, hint)
 
 
 def _group(entry: Mapping[str, Any]) -> str:

@@ -316,9 +316,9 @@ def test_a_read_without_a_temporary_folder_asks_nobody_and_writes_nowhere_else(s
 
 @pytest.mark.parametrize(
     ("mirror", "verdict", "words"),
-    [("http://u:canary@m.test", "warn", "after a deploy, that login is wrong"), ("http://m.test", "fail", "no login")],
+    [("http://u:canary@m.test", "fail", "refuses the login of the inventory"), ("http://m.test", "fail", "no login")],
 )
-def test_a_login_that_nobody_declared_is_no_matter_of_a_deploy(tmp_path, mirror, verdict, words):
+def test_a_refused_login_is_told_from_a_login_that_nobody_declared(tmp_path, mirror, verdict, words):
     inventory = inventory_of(tmp_path, {"mirrors": {"docker": mirror}})
     subject = Subject(inventory.host("gpu-01"), inventory, facts_of({}))
     entry = {"address": "http://m.test", "purpose": "packages", "key": "mirrors.docker", "probe": "http://m.test/x"}

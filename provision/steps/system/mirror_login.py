@@ -50,13 +50,21 @@ class MirrorLogin(File):
     @classmethod
     def of_curl(cls, logins: Logins) -> Self:
         """Return the file for curl, whose machines are bare host names."""
-        hosts = {urlsplit(address).hostname: (user, password) for address, user, password in logins}
-        lines = [f"machine {name} login {user} password {password}" for name, (user, password) in hosts.items()]
-        return cls(path=LOGIN, content=_text(lines), about=_about(logins))
+        return cls(path=LOGIN, content=netrc(logins), about=_about(logins))
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """The mirrors; the text of the file is not shown."""
         return [*super().diff(have, want), *(self.about if want else ())]
+
+
+def netrc(logins: Logins) -> bytes:
+    """Return the logins as a file for curl.
+
+    Args:
+        logins: the addresses with their logins.
+    """
+    hosts = {urlsplit(address).hostname: (user, password) for address, user, password in logins}
+    return _text(f"machine {name} login {user} password {password}" for name, (user, password) in hosts.items())
 
 
 def _text(lines: Iterable[str]) -> bytes:
