@@ -127,6 +127,7 @@ def _models(host: Host, served: Instance, sources: Mapping[str, str]) -> Iterato
             parallel=served.parallel,
             cache_type=served.cache_type,
             at_once=served.at_once,
+            proposes=served.context_auto or served.parallel_auto,
         )
 
 

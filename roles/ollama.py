@@ -8,11 +8,12 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
+from provision.capacity.proposal import Wish
 from provision.errors import Problem
 from provision.inventory import Host, Instance, Inventory, duration_seconds, shared_settings, size_bytes
 from provision.inventory.direct import without_proxy
 from provision.roles import ollama_settings
-from provision.roles.ollama_settings import InstanceSettings, Settings, Tuning, named, value_of
+from provision.roles.ollama_settings import InstanceSettings, Settings, Tuning, named, value_of, wish_of
 from provision.steps import engines, nvidia_smi
 from provision.steps.base import Owned, Step
 from provision.steps.docker.firewall import OwnedFirewall
@@ -20,6 +21,7 @@ from provision.steps.docker.image import Image, OwnedImages
 from provision.steps.docker.registry_login import registry_of
 from provision.steps.docker.volume import OwnedVolumes
 from provision.steps.instance import boot, endpoint, storage
+from provision.steps.instance.automatic import Automatic
 from provision.steps.instance.conflicts import Holders
 from provision.steps.instance.container import Container, OwnedContainers
 from provision.steps.instance.create_arguments import bind, fingerprint, volume
@@ -142,6 +144,21 @@ def _container(host: Host, inventory: Inventory, instance: Instance, item: Insta
         pids=pids or 0,
         log_max_size=settings.log_max_size,
         log_max_file=settings.log_max_file,
+        automatic=_automatic(instance, wish_of(settings, item)),
+    )
+
+
+def _automatic(instance: Instance, wish: Wish) -> Automatic | None:
+    """Return the variables that take the proposal of the estimate; None where the inventory has all numbers."""
+    if not (instance.context_auto or instance.parallel_auto):
+        return None
+    return Automatic(
+        instance=instance.name,
+        gpus=instance.gpus,
+        models=instance.models,
+        wish=wish,
+        context="OLLAMA_CONTEXT_LENGTH",
+        parallel="OLLAMA_NUM_PARALLEL",
     )
 
 
@@ -149,9 +166,11 @@ def environment(settings: Settings, instance: Instance, item: InstanceSettings) 
     """Return the variables of an instance's server, without the secret variables.
 
     OLLAMA_CONTEXT_LENGTH is always set: the server's own default depends on the card and overflows the card
-    (docs/facts.md#ollama-variables).
+    (docs/facts.md#ollama-variables). An automatic number has its usual value here.
     """
     values = {name: value_of(settings, item, name) for name in Tuning.model_fields if name not in _SECRET}
+    usual = wish_of(settings, item).usual
+    values |= {"context_length": usual.context, "num_parallel": usual.parallel}
     values["max_loaded_models"] = loaded_at_once(settings, instance, item)
     if values["no_prune"] is None and _shares(settings, item):
         values["no_prune"] = True

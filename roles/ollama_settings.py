@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from provision.capacity.proposal import USUAL_CONTEXT, Wish
 from provision.inventory import (
     AbsolutePath,
     Address,
@@ -33,7 +34,9 @@ from provision.steps.ollama.server_state import canonical
 
 FIRST_PORT = 3001
 
+AUTO = "auto"
 Cards = tuple[CardName, ...]
+Context = Annotated[int, Field(ge=256, le=10_000_000)] | Literal["auto"]
 Storage = Literal["volume"] | AbsolutePath
 
 
@@ -46,8 +49,9 @@ class Tuning(Base):
     """How many CPUs the container may use, such as `8.0`."""
     pids_limit: Annotated[int, Field(ge=64, le=4194304)] | None = None
     """How many processes and threads the container may have."""
-    context_length: Annotated[int, Field(ge=256, le=10_000_000)] | None = None
-    """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it."""
+    context_length: Context | None = None
+    """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it. `auto` takes the most
+    that has room: a power of two, or the longest context of the model."""
     num_parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
     """OLLAMA_NUM_PARALLEL: requests answered at once. Each takes memory for a whole context."""
     keep_alive: Duration | None = None
@@ -144,8 +148,9 @@ class Settings(Tuning):
     """How many instances of a model a run may have out of the upstream at once: a number, or a share such as `25%`."""
     drain_timeout: Duration = "15m"
     """How long a run waits for the streams of an instance before the replacement; then the rest is cut."""
-    context_length: Annotated[int, Field(ge=256, le=10_000_000)] = 8192
-    """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it."""
+    context_length: Context = USUAL_CONTEXT
+    """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it. `auto` takes the most
+    that has room: a power of two, or the longest context of the model."""
     num_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
     """OLLAMA_NUM_PARALLEL: requests answered at once. Each takes memory for a whole context."""
     keep_alive: Duration = "-1"
@@ -223,14 +228,28 @@ def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
             port=item.port or FIRST_PORT + index,
             storage=storage.place(item.storage, settings.storage, name),
             models=_models(settings, item),
-            parallel=item.num_parallel or settings.num_parallel,
-            context=item.context_length or settings.context_length,
-            cache_type=value_of(settings, item, "kv_cache_type") or "f16",
-            at_once=value_of(settings, item, "max_loaded_models") or max(1, len(_models(settings, item))),
+            parallel=wish.least.parallel,
+            context=wish.least.context,
+            cache_type=wish.cache_type,
+            at_once=wish.at_once,
             weight=item.weight,
+            parallel_auto=not wish.parallel,
+            context_auto=not wish.context,
             **vars(serving(settings)),
         )
         for index, (name, item) in enumerate(named(settings))
+        for wish in [wish_of(settings, item)]
+    )
+
+
+def wish_of(settings: Settings, item: InstanceSettings) -> Wish:
+    """Return the numbers that decide the memory of an instance."""
+    context, parallel = (value_of(settings, item, name) for name in ("context_length", "num_parallel"))
+    return Wish(
+        context=0 if context == AUTO else context,
+        parallel=0 if parallel == AUTO else parallel,
+        cache_type=value_of(settings, item, "kv_cache_type") or "f16",
+        at_once=value_of(settings, item, "max_loaded_models") or max(1, len(_models(settings, item))),
     )
 
 

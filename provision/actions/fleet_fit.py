@@ -99,14 +99,14 @@ def places(host: Host, facts: HostFacts, wish: Wish) -> Iterator[Place]:
         facts: facts about the host.
         wish: what each model has to serve.
     """
-    from provision.apply import card_room
+    from provision.steps.card_memory import cards_of
 
     for instance in host.instances:
-        yield _place(f"{host.name}/{instance.name}", card_room.cards_of(instance.gpus, facts), wish)
+        yield _place(f"{host.name}/{instance.name}", cards_of(instance.gpus, facts), wish)
     used = {card.uuid for instance in host.instances for gpu in instance.gpus if (card := facts.card(gpu))}
     for index, card in sorted(facts.by_index.items()):
         if card.uuid not in used:
-            yield _place(f"{host.name}, card {index}", card_room.cards_of((index,), facts), wish)
+            yield _place(f"{host.name}, card {index}", cards_of((index,), facts), wish)
 
 
 def _place(label: str, cards: Sequence[Card] | str, wish: Wish) -> Place:

@@ -5,20 +5,20 @@ estimate refuses an instance, and the rest of the host goes on. A model that nob
 the model.
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from provision.capacity import cards as catalogue
-from provision.capacity.cards import MIB, Card
+from provision.capacity.cards import Card
 from provision.capacity.dimensions import Dimensions
-from provision.capacity.estimate import Estimate, estimate
+from provision.capacity.estimate import estimate
+from provision.capacity.proposal import occupied
 from provision.capacity.verdict import Kind, Verdict, gib, judge, placed
 from provision.command import Answer, Run
 from provision.errors import GuardError
 from provision.plan.planner import HostPlan
 from provision.plan.role_interface import Entry
 from provision.steps.base import NOT_ASKED
+from provision.steps.card_memory import cards_of
 from provision.steps.facts import HostFacts
 from provision.steps.loading import Loading
 
@@ -101,27 +101,6 @@ def judged(models: Loads, facts: HostFacts, answers: Mapping[Run, Answer]) -> Fi
     return Fit(unfit, notes)
 
 
-def cards_of(gpus: Sequence[int | str], facts: HostFacts) -> list[Card] | str:
-    """Return the cards of an instance with their other users, or why the memory of a card is not known.
-
-    Args:
-        gpus: the cards, as the inventory names them.
-        facts: facts about the host.
-    """
-    found = []
-    for gpu in gpus:
-        card = facts.card(gpu)
-        if card is None or not card.memory_mib:
-            return f"nobody tells the memory of card {gpu}"
-        if card.mig:
-            return f"card {gpu} is divided by MIG"
-        named = catalogue.named(card.name)
-        reserved = named.used_by_others if named else catalogue.RESERVED * MIB
-        others = facts.foreign.get(card.uuid, 0) * MIB
-        found.append(Card(card.name, card.memory_mib * MIB, reserved + others))
-    return found
-
-
 def _complaint(models: Sequence[tuple[Dimensions, Loading]], cards: Sequence[Card]) -> str:
     """Return why the models do not fit, the largest first; empty if as many fit as are loaded at once."""
     room = list(cards)
@@ -131,26 +110,13 @@ def _complaint(models: Sequence[tuple[Dimensions, Loading]], cards: Sequence[Car
         verdict = judge(dimensions, loading.request, room)
         if verdict.kind is not Kind.FITS:
             return "; ".join(_words(verdict, dimensions, loading, room, beside))
-        room = _after(verdict.shares, room)
+        room = occupied(verdict.shares, room)
         beside.append(loading.model)
     return ""
 
 
 def _total(dimensions: Dimensions, loading: Loading) -> int:
     return estimate(dimensions, loading.request).total
-
-
-def _after(shares: Sequence[Estimate], cards: Sequence[Card]) -> list[Card]:
-    """Return the cards with a model on them. The margin stays free once, whatever is loaded."""
-    used = [share.total - share.margin for share in shares]
-    order = list(range(len(cards)))
-    if len(used) == 1:
-        order.sort(key=lambda number: -cards[number].free)
-    taken = dict(zip(order, used, strict=False))
-    return [
-        dataclasses.replace(card, used_by_others=card.used_by_others + taken.get(number, 0))
-        for number, card in enumerate(cards)
-    ]
 
 
 def _words(

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from provision.apply.host_steps import HostSteps
 from provision.command import Answer, Run
@@ -11,6 +12,7 @@ from provision.plan import gpu_loss, planner
 from provision.plan.planner import Change
 from provision.plan.role_interface import facts_command, facts_needed, late
 from provision.ssh.transport import Transport
+from provision.steps import loading
 from provision.steps.base import BlockedError, Fact, State
 from provision.steps.facts import TITLE, HostFacts
 from provision.steps.fleet_state import FleetState
@@ -71,6 +73,7 @@ class HostReader:
         finders = ((role, finder) for role, finder in self.steps.finders if role in roles)
         reads = [*planner.facts_of(self.steps.goals_of(roles, guards=guards), finders)]
         reads += self.of_cards(roles - late())
+        reads += self.of_models(roles)
         chosen = roles & self.steps.roles
         facts = facts_needed(self.steps.host, self.steps.inventory, chosen, reads, guards=guards)
         return list(dict.fromkeys([facts, *reads]))
@@ -100,6 +103,18 @@ class HostReader:
         endangered = any(step.endangers_cards for step in steps) or any(map(gpu_loss.endangers, changes))
         return gpu_loss.reads(self.steps.entries) if endangered else []
 
+    def of_models(self, roles: frozenset[str]) -> list[Run]:
+        """Return the commands for the dimensions of the models of instances that take a proposal of the estimate.
+
+        Args:
+            roles: names of roles; only instances whose container is a step of these roles count.
+        """
+        if not self.steps.proposing:
+            return []
+        steps = (entry.step for entry in self.steps.goals_of(roles, guards=False))
+        served = {step.part_of for step in steps if step.serves}
+        return [each.read for each in self.steps.proposing if each.instance in served]
+
     def of_containers(self, changes: Sequence[Change]) -> list[Run]:
         """Return the commands that tell whether instances still see their cards after changes.
 
@@ -114,6 +129,8 @@ class HostReader:
         """Use these answers for plans from now on."""
         self._answers.update(answers)
         self.facts = planner.host_facts(answers, self.facts)
+        if self.steps.proposing:
+            self.facts = replace(self.facts, models=loading.known(self.steps.proposing, self._answers))
 
     def take_missing(self, reads: Sequence[Run]) -> None:
         """Use the answers to these commands for plans too; run the missing commands now, in one exec.

@@ -8,6 +8,7 @@ from provision.plan.catalog import Catalog
 from provision.plan.change_order import is_container
 from provision.plan.role_interface import Entry
 from provision.steps.base import Owned, Step
+from provision.steps.loading import Loading
 
 
 class HostSteps:
@@ -70,6 +71,12 @@ class HostSteps:
     def containers(self) -> list[Entry]:
         """The declared steps that are containers of instances."""
         return [entry for entry in self.entries if is_container(entry.step)]
+
+    @cached_property
+    def proposing(self) -> tuple[Loading, ...]:
+        """The models of the instances that take a proposal of the estimate; none in a rollback."""
+        loadings = (entry.step.loading for entry in self.entries) if self.past is None else iter(())
+        return tuple(loading for loading in loadings if loading is not None and loading.proposes)
 
     @cached_property
     def balancing(self) -> Step | None:

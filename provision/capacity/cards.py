@@ -23,11 +23,13 @@ class Card:
         name: for people, such as `RTX 4090`.
         memory_bytes: all memory.
         used_by_others: the memory of the driver and of other programs, in bytes.
+        foreign: the part of `used_by_others` that is in programs.
     """
 
     name: str
     memory_bytes: int
     used_by_others: int = 0
+    foreign: int = 0
 
     @property
     def free(self) -> int:

@@ -90,7 +90,8 @@ def _mend(data: Any, error: ErrorDetails, left_out: set[KeyPath], filled: set[Ke
     if error["type"] == "missing" and isinstance(place, dict) and missing not in left_out | filled:
         place[missing[-1]] = ()
         filled.add(missing)
-    else:
+    # each member of a union reports the same place
+    elif not any(gone and error["loc"][: len(gone)] == gone for gone in left_out):
         left_out.add(_leave_out(data, path))
 
 
@@ -167,6 +168,8 @@ def _wanted(error: ErrorDetails) -> str:
     known = _WANTED.get(error["type"])
     if known is None:
         return error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if error["type"] == "literal_error" and " or " not in error["ctx"]["expected"]:
+        known = "must be {expected}"
     return known.format_map(error.get("ctx", {}))
 
 

@@ -82,11 +82,14 @@ class Instance(Serving):
         storage: the place of the models: `volume`, for a Docker volume of the instance's name, or a directory of the
             host.
         models: names of the models.
-        parallel: requests answered at once (OLLAMA_NUM_PARALLEL).
-        context: tokens of context of each request; 0 where the engine has no such setting.
+        parallel: requests answered at once (OLLAMA_NUM_PARALLEL); with `parallel_auto` the least number.
+        context: tokens of context of each request; 0 where the engine has no such setting; with `context_auto` the
+            least number.
         cache_type: type of the numbers of the context, such as `q8_0`.
         at_once: how many models are loaded at once.
         weight: the share in the upstream.
+        parallel_auto: whether the instance takes the proposal of the estimate for `parallel`.
+        context_auto: whether the instance takes the proposal of the estimate for `context`.
     """
 
     host: str
@@ -100,6 +103,8 @@ class Instance(Serving):
     cache_type: str = "f16"
     at_once: int = 1
     weight: int = 1
+    parallel_auto: bool = False
+    context_auto: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

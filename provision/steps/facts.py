@@ -14,6 +14,7 @@ from typing import Any
 from provision.command import READ_TIMEOUT, Run, Script, look
 from provision.steps import apt_lines, nvidia_smi
 from provision.steps.apt_lines import AptLine
+from provision.steps.loading import Known
 from provision.steps.nginx_paths import PROGRAMS as PLACES_ON_PATH
 from provision.steps.nvidia_smi import Card
 
@@ -72,6 +73,7 @@ class HostFacts:
         asked_after: id of the step after which Docker can be asked for published ports.
         attached: the places of our running containers in Docker's networks, as far as known.
         foreign: UUID of a card -> MiB that processes outside of our containers hold there, as far as known.
+        models: instance -> its models, of the instances that take a proposal of the estimate, as far as asked.
     """
 
     distribution: str = ""
@@ -95,6 +97,7 @@ class HostFacts:
     asked_after: str = "service:docker"
     attached: tuple[Attachment, ...] = ()
     foreign: Mapping[str, int] = field(default_factory=dict)
+    models: Mapping[str, tuple[Known, ...]] = field(default_factory=dict)
 
     @property
     def bridges(self) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """A model that an instance loads onto its cards: what a plan has to know of the model, before the first byte comes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from provision.capacity.dimensions import Dimensions
 from provision.capacity.estimate import Request
 from provision.command import Answer, Run
+from provision.errors import GuardError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Loading:
         read: read-only command for the dimensions of the model.
         dimensions: makes the dimensions from the answer; raises GuardError where nobody told them.
         smaller: dimensions of smaller models of the same name, the largest first.
+        proposes: whether the instance takes a proposal for a number in `request`, which has the least number then.
     """
 
     model: str
@@ -31,3 +33,40 @@ class Loading:
     read: Run
     dimensions: Callable[[Answer], Dimensions]
     smaller: tuple[Dimensions, ...] = ()
+    proposes: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a host or a registry told about a model.
+
+    Args:
+        model: name of the model.
+        dimensions: None where nobody told the dimensions.
+        why: why nobody told them; empty for known dimensions.
+    """
+
+    model: str
+    dimensions: Dimensions | None
+    why: str = ""
+
+
+def known(loadings: Iterable[Loading], answers: Mapping[Run, Answer]) -> dict[str, tuple[Known, ...]]:
+    """Return instance -> its models, of the instances for whose models all questions are answered.
+
+    Args:
+        loadings: of instances that take a proposal.
+        answers: to reads, those of the loadings among them.
+    """
+    found: dict[str, list[Known]] = {}
+    for loading in loadings:
+        if loading.read in answers:
+            found.setdefault(loading.instance, []).append(_known(loading, answers[loading.read]))
+    return {instance: tuple(models) for instance, models in found.items()}
+
+
+def _known(loading: Loading, answer: Answer) -> Known:
+    try:
+        return Known(loading.model, loading.dimensions(answer))
+    except GuardError as error:
+        return Known(loading.model, None, error.message)

@@ -213,3 +213,21 @@ def test_words_for_missing_things_are_usage_errors(words, pattern, write, capsys
     assert re.search(pattern, shown), shown
     assert "Traceback" not in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        ("many", "must be a whole number or must be 'auto', not \"many\""),
+        ("Auto", "must be a whole number or must be 'auto', not \"Auto\""),
+        ("12", "must be at least 256 or must be 'auto', not 12"),
+    ],
+)
+def test_a_wrong_context_is_refused_by_its_path_beside_all_other_problems(length, words, write, capsys):
+    """A union of two types reports its place twice, and the problems of other instances must not be lost for that."""
+    path = write(TWICE.replace("{gpus: [1], name: ollama1}", f"{{gpus: [2], context_length: {length}}}"))
+    assert execute(["inventory", "check", "-i", path]) == 2
+    shown = capsys.readouterr()
+    text = shown.err or shown.out
+    assert f"instances[2].context_length: {words}" in text
+    assert "instances[1].port: port 3001 is already that of instances[0]" in text

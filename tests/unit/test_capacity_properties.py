@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from provision.capacity.cards import Card
 from provision.capacity.dimensions import Dimensions, MetadataError, Weights, from_metadata
 from provision.capacity.estimate import CACHE_TYPES, CONTEXT_STEP, MIB, Estimate, Request, estimate, split
+from provision.capacity.proposal import Wish, choices, fits, keeps, propose
 from provision.capacity.verdict import (
     MOST_CARDS,
     Kind,
@@ -181,3 +182,60 @@ def test_hostile_metadata_give_a_finite_estimate_or_are_refused(
         said = verdict.sentence
         assert verdict.need.total > 0
     assert len(said) < 400
+
+
+WISHES = st.builds(
+    Wish,
+    context=st.sampled_from([0, 0, 4096, 20000]),
+    parallel=st.sampled_from([0, 1, 4]),
+    cache_type=TYPES,
+    at_once=st.integers(1, 3),
+)
+
+
+@st.composite
+def shared_cards(draw: st.DrawFn) -> list[Card]:
+    """Cards of which other programs have a part."""
+    here = draw(cards(most=3))
+    used = draw(st.sampled_from([0, 300, 6000])) * MIB
+    return [dataclasses.replace(card, used_by_others=card.used_by_others + used, foreign=used) for card in here]
+
+
+@given(st.lists(models(), min_size=1, max_size=3), WISHES, shared_cards())
+def test_the_automatic_numbers_fit_and_are_kept(several: list[Dimensions], wish: Wish, here: list[Card]) -> None:
+    found = propose(several, wish, here)
+    order = choices(several, wish)
+    if found is None:
+        assert not fits(several, wish, order[-1], here)
+        return
+    assert fits(several, wish, found, here)
+    assert found in order
+    assert found.context == wish.context or found.context <= max(model.training_context or 8192 for model in several)
+    assert keeps(several, wish, here, found), "a second plan changes nothing"
+
+
+@given(st.lists(models(), min_size=1, max_size=2), WISHES, shared_cards(), st.data())
+def test_what_an_instance_keeps_has_room_or_nothing_has(
+    several: list[Dimensions], wish: Wish, here: list[Card], data: st.DataObject
+) -> None:
+    order = choices(several, wish)
+    current = data.draw(st.sampled_from(order))
+    if keeps(several, wish, here, current):
+        assert fits(several, wish, current, here) or propose(several, wish, here) is None
+        return
+    better = propose(several, wish, here)
+    assert better not in (None, current)
+    assert better is not None
+    assert keeps(several, wish, here, better), "one restart is enough"
+
+
+@given(models(), WISHES, st.integers(4096, 24 * 1024), st.integers(1025, 8192), st.integers(-1024, 1024))
+def test_noise_of_other_programs_changes_nothing(
+    model: Dimensions, wish: Wish, size: int, used: int, noise: int
+) -> None:
+    def card(mib: int) -> list[Card]:
+        return [Card("any", size * MIB, mib * MIB, mib * MIB)]
+
+    found = propose([model], wish, card(used))
+    if found is not None and fits([model], wish, found, card(used + 1024)):
+        assert keeps([model], wish, card(used + noise), found)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from provision.capacity import catalogue
 from provision.command import describe
 from provision.plan import role_interface
 from provision.plan.planner import make_change
@@ -19,6 +20,7 @@ from provision.steps import apt_lines
 from provision.steps.base import BlockedError, RefusalError, converged
 from provision.steps.facts import Card, HostFacts
 from provision.steps.fleet_state import FleetState
+from provision.steps.loading import Known
 
 GOLDEN = Path(__file__).parent / "golden"
 ADDRESSES = {"gpu-01": "10.0.0.11", "gpu-02": "10.0.0.12", "box": "10.0.0.11", "lb-01": "10.0.0.5"}
@@ -31,7 +33,18 @@ CARDS = tuple(
 FLEET = FleetState({name: address for name, address in ADDRESSES.items() if name != "lb-01"})
 
 
-def facts(host: str, apt: Path) -> HostFacts:
+def models(entries: tuple[Entry, ...]) -> dict[str, tuple[Known, ...]]:
+    """Return the models of instances that take a proposal of the estimate, by our table; no registry answers."""
+    found: dict[str, tuple[Known, ...]] = {}
+    for loading in (entry.step.loading for entry in entries):
+        if loading is not None and loading.proposes:
+            dimensions = catalogue.dimensions(loading.model)
+            told = Known(loading.model, dimensions, "" if dimensions else "curl: (6) Could not resolve host")
+            found[loading.instance] = (*found.get(loading.instance, ()), told)
+    return found
+
+
+def facts(host: str, apt: Path, entries: tuple[Entry, ...] = ()) -> HostFacts:
     """Return the facts of a bare Debian 13 with two cards."""
     own = ADDRESSES[host]
     others = {address: address for address in ADDRESSES.values()}
@@ -46,6 +59,7 @@ def facts(host: str, apt: Path) -> HostFacts:
         sources=dict.fromkeys(others, own),
         resolved=others,
         cards=CARDS if host != "lb-01" else (),
+        models=models(entries),
     )
 
 
@@ -73,9 +87,10 @@ def plan(path: Path) -> str:
     lines = []
     for host in inventory.hosts:
         lines.append(host.name)
-        for entry in role_interface.steps(host, inventory):
+        entries = role_interface.steps(host, inventory)
+        for entry in entries:
             entry = dataclasses.replace(entry, step=entry.step.in_fleet(FLEET))
-            lines += shown(entry, facts(host.name, path.with_suffix(".apt")))
+            lines += shown(entry, facts(host.name, path.with_suffix(".apt"), entries))
     return "\n".join(lines) + "\n"
 
 

@@ -37,7 +37,17 @@ STEPS = [
     {"docker", "nginx"},
     {"system"},
     {
-        *("base", "card_details", "facts", "nvidia_smi", "apt_lines", "fleet_state", "instance_paths", "live"),
+        *(
+            "base",
+            "card_details",
+            "card_memory",
+            "facts",
+            "nvidia_smi",
+            "apt_lines",
+            "fleet_state",
+            "instance_paths",
+            "live",
+        ),
         *("loading", "nginx_paths", "proof", "room", "speed", "wording"),
     },
 ]

@@ -5,7 +5,7 @@ card without a word, and leaves a container `exited` if its address is missing, 
 ends its streams at once when stopped, docs/facts.md#ollama-stop.
 """
 
-import hashlib
+import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -15,14 +15,15 @@ from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, 
 from provision.steps.docker import card_look, inspect
 from provision.steps.docker.image import Image
 from provision.steps.docker.inspect import Docker
-from provision.steps.facts import HostFacts, dumps, live_facts
+from provision.steps.facts import HostFacts, live_facts
 from provision.steps.instance import cards_log, scripts
+from provision.steps.instance.automatic import Automatic
 from provision.steps.instance.container_options import WORDS
 from provision.steps.instance.container_state import OWN, listed, published, state
-from provision.steps.instance.create_arguments import NANO, create_words
+from provision.steps.instance.create_arguments import NANO, create_words, run_hash
 from provision.steps.instance.engine import Engine
 from provision.steps.instance.previous import Previous, previous_name
-from provision.steps.system.preflight import complaint, in_mig_mode
+from provision.steps.system.preflight import uuids
 from provision.steps.wording import Vocabulary
 
 CREATE_TIMEOUT = 300.0
@@ -56,6 +57,7 @@ class Container(Step):
         pids: limit of processes and threads; 0 for none.
         log_max_size: size at which Docker rotates the log.
         log_max_file: log files to keep.
+        automatic: the variables that take the proposal of the estimate; `environment` has numbers in their place.
         after: ids of steps that change the container as a side effect.
     """
 
@@ -78,6 +80,7 @@ class Container(Step):
     pids: int = 0
     log_max_size: str = "50m"
     log_max_file: int = 3
+    automatic: Automatic | None = None
     after: tuple[str, ...] = ()
 
     @property
@@ -106,29 +109,18 @@ class Container(Step):
                 f"a container named {previous_name(self.name)} is there that is not ours, and a replacement would keep"
                 f" {self.name} under this name; rename or remove the container"
             )
-        address = self.address(facts) if callable(self.address) else self.address
-        wanted: dict[str, Any] = {
-            "image": self.image,
-            "current": True,
-            "running": True,
-            "gpus": sorted(uuids(self.gpus, facts)),
-            "publish": [f"{address}:{self.port}"],
-            "environment": {**self.environment, **self.secrets},
-            "mounts": sorted(self.mounts),
-            "restart": self.restart,
-            "memory": self.memory,
-            "cpus": round(self.cpus * NANO),
-            "pids": self.pids,
-            "log": {"driver": "json-file", "max-file": str(self.log_max_file), "max-size": self.log_max_size},
-            "privileged": False,
-            "devices": [],
-            "options": [],
-            "network": "bridge",
-            "cgroup": OWN,
-        }
-        run = run_hash(self.name, wanted, self.engine)
-        seen = {"sees": wanted["gpus"], "answers": "yes"}
-        return {**wanted, **seen, "run": run}
+        kept = self.automatic and self.automatic.kept(facts, (have or {}).get("environment") or {})
+        if kept and _is_right(have, wanted := self._wanted(facts, kept)):
+            return wanted
+        return self._wanted(facts, self.automatic.chosen(facts) if self.automatic else {})
+
+    def note(self, facts: HostFacts, have: State = None) -> str:
+        """The automatic numbers, with the reason."""
+        if self.automatic is None:
+            return ""
+        with contextlib.suppress(RefusalError):
+            return self.automatic.why(facts, (self.want(facts, have) or {})["environment"])
+        return ""
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Starts a stopped container, restarts an ill container, and starts the previous container if that is the
@@ -245,6 +237,33 @@ class Container(Step):
         limits = (item["memory"] or 0, item["cpus"] or 0, max(item["pids"] or 0, 0))
         yield Check("limits of memory, cpus, pids", limits, (self.memory, round(self.cpus * NANO), self.pids))
 
+    def _wanted(self, facts: HostFacts, automatic: Mapping[str, str]) -> dict[str, Any]:
+        """Return the wanted state with these automatic variables."""
+        address = self.address(facts) if callable(self.address) else self.address
+        environment = {**self.environment, **automatic, **self.secrets}
+        wanted: dict[str, Any] = {
+            "image": self.image,
+            "current": True,
+            "running": True,
+            "gpus": sorted(uuids(self.gpus, facts)),
+            "publish": [f"{address}:{self.port}"],
+            "environment": environment,
+            "mounts": sorted(self.mounts),
+            "restart": self.restart,
+            "memory": self.memory,
+            "cpus": round(self.cpus * NANO),
+            "pids": self.pids,
+            "log": {"driver": "json-file", "max-file": str(self.log_max_file), "max-size": self.log_max_size},
+            "privileged": False,
+            "devices": [],
+            "options": [],
+            "network": "bridge",
+            "cgroup": OWN,
+        }
+        run = run_hash(self.name, wanted, self.engine.probe)
+        seen = {"sees": wanted["gpus"], "answers": "yes"}
+        return {**wanted, **seen, "run": run}
+
     def _state(self, docker: Docker, declared: Collection[str]) -> State:
         """Return the state.
 
@@ -334,34 +353,6 @@ def _loss(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
         return ""
     gone = any(ROOT_GONE in line for line in have["sees"])
     return ", in which nothing can be run any more" if gone else ", which has lost its cards"
-
-
-def uuids(names: Sequence[int | str], facts: HostFacts) -> list[str]:
-    """Return the UUIDs of some cards.
-
-    Args:
-        names: indices of the inventory, or UUIDs.
-        facts: the host facts.
-
-    Raises:
-        RefusalError: a card is missing, or is cut into MIG devices.
-    """
-    return [_uuid(name, facts) for name in names]
-
-
-def _uuid(name: int | str, facts: HostFacts) -> str:
-    card = facts.card(name)
-    if card is None or card.broken:
-        raise RefusalError(complaint(name, facts))
-    if card.mig:
-        raise RefusalError(f"card {name} ({card.name}) {in_mig_mode(card)}")
-    return card.uuid
-
-
-def run_hash(name: str, wanted: Mapping[str, Any], engine: Engine) -> str:
-    """Return a hash of the whole run line, which covers options that `docker inspect` is not asked for."""
-    words = create_words(name, {**wanted, "run": ""}, engine.probe)
-    return hashlib.sha256(dumps([words, wanted["environment"]]).encode()).hexdigest()[:16]
 
 
 def _elsewhere(docker: Docker, places: Sequence[str], port: int) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from provision.steps.docker import inspect
 from provision.steps.docker.probe import LABEL, Probe
+from provision.steps.facts import dumps
 from provision.steps.instance_paths import env_file
 
 PROXIES = ("HTTPS_PROXY", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY")
@@ -70,6 +71,12 @@ def create_words(name: str, want: Mapping[str, Any], probe: Probe) -> list[str]:
     engine = (f"{LABEL}={probe.label}",) if probe.label else ()
     labels = (f"{inspect.MANAGED}=1", f"provision.instance={name}", *engine, f"provision.run={want['run']}")
     return [*words, *_each("--label", labels), want["image"]]
+
+
+def run_hash(name: str, wanted: Mapping[str, Any], probe: Probe) -> str:
+    """Return a hash of the whole run line, which covers options that `docker inspect` is not asked for."""
+    words = create_words(name, {**wanted, "run": ""}, probe)
+    return hashlib.sha256(dumps([words, wanted["environment"]]).encode()).hexdigest()[:16]
 
 
 def _each(option: str, values: Any) -> list[str]:

@@ -66,6 +66,7 @@ class Model(Step):
         parallel: requests answered at once.
         cache_type: type of the numbers of the context.
         at_once: how many models the instance keeps loaded at once.
+        proposes: whether the instance takes a proposal for its context or its requests at once.
         after: ids of steps that change the model as a side effect.
     """
 
@@ -88,6 +89,7 @@ class Model(Step):
     parallel: int = 1
     cache_type: str = "f16"
     at_once: int = 1
+    proposes: bool = False
     after: tuple[str, ...] = ()
 
     @property
@@ -178,6 +180,7 @@ class Model(Step):
             model_header.read(self.name, self.instance, self.storage, self.data_root, insecure=self.insecure),
             partial(model_header.dimensions, self.name),
             model_header.smaller(self.name),
+            self.proposes,
         )
 
     def irrevocable(self, before: State, after: State) -> str:

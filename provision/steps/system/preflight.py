@@ -233,3 +233,25 @@ def _uuids(facts: HostFacts, *, mig: bool) -> str:
         devices = [f"{device.uuid} ({device.profile} of GPU {index})" for device, index in pairs]
         return ", ".join(devices) or "no MIG device"
     return ", ".join(f"{card.uuid} (GPU {index}, {card.name})" for index, card in facts.by_index.items()) or "no card"
+
+
+def uuids(names: Sequence[int | str], facts: HostFacts) -> list[str]:
+    """Return the UUIDs of some cards.
+
+    Args:
+        names: indices of the inventory, or UUIDs.
+        facts: the host facts.
+
+    Raises:
+        RefusalError: a card is missing, or is cut into MIG devices.
+    """
+    return [_uuid(name, facts) for name in names]
+
+
+def _uuid(name: int | str, facts: HostFacts) -> str:
+    card = facts.card(name)
+    if card is None or card.broken:
+        raise RefusalError(complaint(name, facts))
+    if card.mig:
+        raise RefusalError(f"card {name} ({card.name}) {in_mig_mode(card)}")
+    return card.uuid
