@@ -254,13 +254,14 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
 def _server(host: Host, instance: Instance, settings: Settings, inventory: Inventory) -> Server:
     local = endpoint.is_local(host, inventory)
     settled = instance.listen_address or (endpoint.LOOPBACK if local else "")
-    queue = QUEUE * instance.parallel if settings.queue is None else settings.queue
+    each, queue = (1 + QUEUE, 0) if settings.queue is None else (1, settings.queue)
     return Server(
         host=host.name,
         instance=instance.name,
         port=instance.port,
         weight=instance.weight,
-        max_conns=instance.parallel + queue,
+        max_conns=instance.parallel * each + queue,
+        each=each if instance.parallel_auto else 0,
         address=settled or host.connection.address,
         settled=bool(settled),
     )

@@ -37,6 +37,7 @@ FIRST_PORT = 3001
 AUTO = "auto"
 Cards = tuple[CardName, ...]
 Context = Annotated[int, Field(ge=256, le=10_000_000)] | Literal["auto"]
+Parallel = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
 Storage = Literal["volume"] | AbsolutePath
 
 
@@ -52,8 +53,9 @@ class Tuning(Base):
     context_length: Context | None = None
     """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it. `auto` takes the most
     that has room: a power of two, or the longest context of the model."""
-    num_parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """OLLAMA_NUM_PARALLEL: requests answered at once. Each takes memory for a whole context."""
+    num_parallel: Parallel | None = None
+    """OLLAMA_NUM_PARALLEL: requests answered at once. Each takes memory for a whole context. `auto` takes 4, 2 or 1, as
+    many as have room."""
     keep_alive: Duration | None = None
     """OLLAMA_KEEP_ALIVE: how long a model stays loaded after a request; `-1` is for ever."""
     max_loaded_models: Annotated[int, Field(ge=1, le=1024)] | None = None
@@ -151,8 +153,9 @@ class Settings(Tuning):
     context_length: Context = USUAL_CONTEXT
     """OLLAMA_CONTEXT_LENGTH: tokens of context of each request. Memory on the card grows with it. `auto` takes the most
     that has room: a power of two, or the longest context of the model."""
-    num_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
-    """OLLAMA_NUM_PARALLEL: requests answered at once. Each takes memory for a whole context."""
+    num_parallel: Parallel = 1
+    """OLLAMA_NUM_PARALLEL: requests answered at once. Each takes memory for a whole context. `auto` takes 4, 2 or 1, as
+    many as have room."""
     keep_alive: Duration = "-1"
     """OLLAMA_KEEP_ALIVE: how long a model stays loaded after a request; `-1` is for ever."""
     no_cloud: bool = True

@@ -19,7 +19,8 @@ from provision.capacity.verdict import LEAST_CONTEXT, placed
 USUAL_CONTEXT = 8192
 """The default of `ollama.context_length`. A second request at once is worth no shorter context."""
 MOST_PARALLEL = 4
-"""Ollama up to 0.11 took 4 requests at once where 4 had room, and else fewer. Source: ollama 0.11 `server/sched.go`."""
+"""Earlier servers took 4 requests at once where 4 had room, and else 1; by now the server takes 1. Source: ollama
+`server/sched.go`, `defaultParallel` of July 2024."""
 NOISE = 1024 * MIB
 """The memory by which other programs on a card may vary without an effect on the proposal."""
 

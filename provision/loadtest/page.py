@@ -129,8 +129,10 @@ def _fleet(about: About) -> str:
     if not about.members:
         return "unknown: the test ran without an inventory"
     hosts = counted(len({member.name.rpartition("/")[0] for member in about.members}), "host")
-    places = counted(sum(member.parallel for member in about.members), "answer")
-    return f"{counted(len(about.members), 'instance')} on {hosts}, {places} at once"
+    instances = f"{counted(len(about.members), 'instance')} on {hosts}"
+    if not all(member.parallel for member in about.members):
+        return f"{instances}, answers at once by the estimate of each host"
+    return f"{instances}, {counted(sum(member.parallel for member in about.members), 'answer')} at once"
 
 
 def tables(result: Result, about: About) -> Iterator[Table]:
@@ -264,7 +266,7 @@ def _members(about: About) -> Table:
         (
             member.name,
             ", ".join(map(str, member.cards)),
-            str(member.parallel),
+            str(member.parallel or "auto"),
             str(member.weight),
             ", ".join(member.models),
         )

@@ -32,7 +32,7 @@ class Member:
     Args:
         name: HOST/INSTANCE.
         cards: its cards, as the inventory names them.
-        parallel: answers at once.
+        parallel: answers at once; 0 where the instance takes the number from the estimate.
         weight: its weight in the upstream.
         models: the models that it serves.
     """
@@ -112,7 +112,8 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
         },
         models=tuple(model for model in first if all(model in served for served in rest)),
         members=tuple(
-            Member(_name(host, own), own.gpus, own.parallel, own.weight, own.models) for host, own in members
+            Member(_name(host, own), own.gpus, 0 if own.parallel_auto else own.parallel, own.weight, own.models)
+            for host, own in members
         ),
     )
 

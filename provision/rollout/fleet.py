@@ -1,14 +1,17 @@
 """The state of the fleet for the last wave: where instances listen, and which instances get requests."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from provision.errors import LockedError
-from provision.plan import role_interface
+from provision.apply.host_run import HostRun
+from provision.errors import FactError, LockedError
+from provision.plan import planner, role_interface
 from provision.rollout.host_part import HostPart
 from provision.rollout.members import Membership
 from provision.rollout.roll import Roll
 from provision.runs.context import Stopped
+from provision.steps.base import BlockedError, RefusalError
 from provision.steps.fleet_state import FleetState
 from provision.steps.instance.endpoint import listen_address
 from provision.steps.nginx import upstream
@@ -28,14 +31,34 @@ def known(hosts: Sequence[HostPart], roll: Roll, caught: Caught) -> FleetState:
     """
     inventory = roll.context.inventory
     addresses = {}
+    parallel: dict[str, int] = {}
     for host in hosts:
         if host.run.host.gpu and host.is_well and host.run.roles >= role_interface.serving():
             with caught(host):
                 addresses[host.name] = listen_address(host.run.host, inventory, host.run.reader.facts)
+                parallel |= requests_at_once(host.run)
     unaffected = frozenset(host.name for host in hosts if keeps_marks(host))
     drained = {key: record for host in hosts for key, record in upstream.drained(host.run.reader.upstream()).items()}
     not_ready = roll.members.labels(Membership.NOT_READY) | roll.members.unusable | _taken_away(hosts, roll)
-    return FleetState(addresses, frozenset(roll.context.failed) - unaffected, unaffected, not_ready, drained)
+    return FleetState(addresses, frozenset(roll.context.failed) - unaffected, unaffected, not_ready, drained, parallel)
+
+
+def requests_at_once(run: HostRun) -> dict[str, int]:
+    """Return label -> requests at once, of the instances of a host that take the number from the estimate: as the
+    container has the number, or as a deploy would bring it.
+
+    Args:
+        run: of the host, after a read.
+    """
+    found: dict[str, int] = {}
+    for entry in run.steps.containers:
+        have = None
+        with contextlib.suppress(BlockedError, FactError, KeyError):
+            have = planner.parse(entry.step.fact(), run.reader.answers, entry.step.id)
+        with contextlib.suppress(RefusalError):
+            if number := entry.step.requests_at_once(run.reader.facts, have):
+                found[label(run.host.name, entry.step.part_of)] = number
+    return found
 
 
 def down(host: HostPart, roll: Roll) -> frozenset[str]:

@@ -210,6 +210,18 @@ class Step(ABC):
         """
         return False
 
+    def requests_at_once(self, facts: HostFacts, have: State) -> int:
+        """The requests that the instance answers at once, where the step takes the number from the estimate; else 0.
+
+        Args:
+            facts: the host facts.
+            have: the state found.
+
+        Raises:
+            RefusalError: this host must not be touched.
+        """
+        return 0
+
     def disrupts(self, have: State, want: State) -> frozenset[str]:
         """Names of the instances that this change would cut from their clients, or `EVERY`."""
         return frozenset()

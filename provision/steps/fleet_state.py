@@ -19,6 +19,7 @@ class FleetState:
         unaffected: failed hosts with all, or all other, instances known to be as before: their marks stay.
         not_ready: labels (`HOST/INSTANCE`) of instances that failed their test.
         drained: label -> an operator's drain, from the balancers read in this run.
+        parallel: label -> requests answered at once, of instances of such hosts that take the number from the estimate.
     """
 
     addresses: Mapping[str, str] = field(default_factory=dict)
@@ -26,3 +27,4 @@ class FleetState:
     unaffected: frozenset[str] = frozenset()
     not_ready: frozenset[str] = frozenset()
     drained: Mapping[str, Any] = field(default_factory=dict)
+    parallel: Mapping[str, int] = field(default_factory=dict)

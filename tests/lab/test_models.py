@@ -88,24 +88,28 @@ def test_a_model_too_large_for_its_card_is_refused_with_numbers_and_the_alternat
     assert (loaded["name"], loaded["size"]) == ("deepseek-r1:70b", loaded["size_vram"])
 
 
-def test_an_instance_takes_the_context_of_the_estimate_and_keeps_it(scratch):
+def test_an_instance_takes_the_numbers_of_the_estimate_and_keeps_them(scratch):
     """The card and the server are simulated; the estimate is that of the real model."""
-    scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]["context_length"] = "auto"
+    instance = scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
+    instance.update(context_length="auto", num_parallel="auto")
     notes = {note["step"]: note["note"] for note in scratch.plan("--json").host("gpu-01")["notes"]}
-    assert f"auto: OLLAMA_CONTEXT_LENGTH=131072, the most for {MODEL}" in notes["container:ollama1"]
+    assert (
+        f"auto: OLLAMA_CONTEXT_LENGTH=131072, OLLAMA_NUM_PARALLEL=4, the most for {MODEL}" in notes["container:ollama1"]
+    )
     done = scratch.deploy()
     assert "container:ollama1" in done.host("gpu-01")["changed"]
     assert "container:ollama2" not in done.host("gpu-01")["changed"]
     assert not any(scratch.changes().values()), "the memory of the loaded model is no other user"
     (loaded,) = json.loads(ask(scratch, "/api/ps", get=True))["models"]
     assert loaded["context_length"] == 131072
+    assert re.search(r"max_conns=20 .*# gpu-01/ollama1\n", scratch.on("lb-01", "cat", UPSTREAM))
     by_hand = f"set -- ollama1; {COPY} -e OLLAMA_CONTEXT_LENGTH=4096 {IMAGE}"
     scratch.on("gpu-01", "sh", "-c", by_hand)
     assert scratch.provision("verify", "--json", "--limit", "gpu-01").code == 5
     assert "container:ollama1" in scratch.changes()["gpu-01"]
     scratch.deploy()
-    del scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]["context_length"]
-    assert "container:ollama1" in scratch.changes()["gpu-01"], "the default returns"
+    del instance["context_length"], instance["num_parallel"]
+    assert "container:ollama1" in scratch.changes()["gpu-01"], "the defaults return"
 
 
 def fleet_models(fleet) -> str:

@@ -1,4 +1,4 @@
-"""The context by the estimate: what a new container takes, what a container keeps, and the words of the plan."""
+"""Numbers by the estimate: what a new container takes, what a container keeps, and the words of the plan."""
 
 import dataclasses
 from pathlib import Path
@@ -13,6 +13,7 @@ from provision.command import Answer
 from provision.inventory import Host, Inventory
 from provision.plan import role_interface
 from provision.roles import ollama as role
+from provision.rollout.fleet import requests_at_once
 from provision.runs.context import Context
 from provision.steps.base import converged
 from provision.steps.facts import TITLE, HostFacts
@@ -26,7 +27,8 @@ from .test_ollama import FACTS, fleet, host
 
 MODEL = "deepseek-r1:14b"
 AUTO = {"context_length": "auto", "models": [MODEL]}
-LENGTH = "OLLAMA_CONTEXT_LENGTH"
+LENGTH, AT_ONCE = "OLLAMA_CONTEXT_LENGTH", "OLLAMA_NUM_PARALLEL"
+BOTH = {"num_parallel": "auto"}
 
 
 def container(**settings: Any) -> Container:
@@ -81,6 +83,34 @@ def deployed(step: Container, found: HostFacts) -> dict[str, Any]:
 )
 def test_a_new_container_takes_the_most_that_has_room(settings: dict[str, Any], found: HostFacts, length: str) -> None:
     assert context(container(**settings), found) == length
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "numbers"),
+    [
+        ({**BOTH, "context_length": 8192}, facts(), ("8192", "4")),
+        ({**BOTH, "context_length": 32768}, facts(), ("32768", "2")),
+        (BOTH, facts(), ("16384", "4")),
+        (BOTH, facts("deepseek-r1:32b"), ("8192", "1")),
+        (BOTH, facts("deepseek-r1:1.5b"), ("131072", "4")),
+        (BOTH, facts("qwen3:8b"), ("8192", "1")),
+        ({"instances": [{"gpus": [0], "num_parallel": "auto"}], "context_length": 65536}, facts(), ("65536", "1")),
+    ],
+)
+def test_requests_at_once_come_before_a_context_beyond_the_default(
+    settings: dict[str, Any], found: HostFacts, numbers: tuple[str, str]
+) -> None:
+    step = container(**settings)
+    have = deployed(step, found)
+    assert (have["environment"][LENGTH], have["environment"][AT_ONCE]) == numbers
+    assert step.requests_at_once(found, have) == int(numbers[1])
+    assert converged(have, step.want(found, have))
+    assert f"{AT_ONCE}={numbers[1]}" in step.note(found, have)
+
+
+def test_a_number_of_the_inventory_is_no_number_of_the_estimate() -> None:
+    assert container(num_parallel=4).requests_at_once(facts(), None) == 0
+    assert AT_ONCE not in container(num_parallel=4).note(facts())
 
 
 @pytest.mark.parametrize(
@@ -219,18 +249,19 @@ class Asked(ShellHost):
 
     def batch(self, commands: Any, *, stop: bool, beside: bool = False) -> list[Answer]:
         self.titles.append([command.title for command in commands])
-        facts = f"# gpu-exit\n0\n# gpu\n{CARD}\n# end\n".encode()
+        cards = "\n".join(CARD.format(index) for index in range(2))
+        facts = f"# gpu-all\n{cards}\n# gpu-all-exit\n0\n# end\n".encode()
         return [Answer(0, facts) if command.title == TITLE else Answer(1, b"", b"no answer") for command in commands]
 
 
-CARD = "0, GPU-0, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled, Enabled"
+CARD = "{0}, GPU-{0}, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled, Enabled"
 SIZES = "ask for the dimensions of "
 
 
-def run_of(folder: Path, roles: frozenset[str], past: Any = None) -> HostRun:
+def run_of(folder: Path, roles: frozenset[str], past: Any = None, name: str = "gpu-01") -> HostRun:
     inventory = role_interface.load(str(GOLDEN / "automatic.yaml"))
     context_of_run = Context("run-1", inventory, roles, lambda event: None, Store(folder))
-    return HostRun(inventory.hosts[0], Asked(), context_of_run, past=past)
+    return HostRun(inventory.host(name), Asked(), context_of_run, past=past)
 
 
 def sizes(run: HostRun, roles: frozenset[str]) -> list[str]:
@@ -254,3 +285,9 @@ def test_a_read_takes_a_single_exec_and_gives_the_models(tmp_path: Path) -> None
     [known] = run.reader.facts.models["ollama1"]
     assert (known.model, known.dimensions) == ("deepseek-r1:32b", catalogue.dimensions("deepseek-r1:32b"))
     assert "ollama2" not in run.reader.facts.models
+
+
+def test_the_balancers_learn_the_requests_at_once_of_a_host(tmp_path: Path) -> None:
+    run = run_of(tmp_path, frozenset({"ollama"}), name="box")
+    run.read()
+    assert requests_at_once(run) == {"box/ollama2": 4}

@@ -12,7 +12,7 @@ from provision.roles import balancer
 from provision.steps.base import RefusalError
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import balancer_checks
-from provision.steps.nginx.upstream import NOWHERE
+from provision.steps.nginx.upstream import NOWHERE, members
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
 from tests.unit.nginx_config import find, parse
 
@@ -266,3 +266,26 @@ def test_loading_an_inventory_warns_of_models_that_some_instances_lack(tmp_path:
     (text,) = (one for one in role_interface.load(str(path)).warnings if "404" in one)
     assert text.startswith("gpu-01: the balancer sends a request to any of its instances, whatever model it asks for")
     assert "not every instance has a:latest (1 of 2 instances), b:latest (1 of 2 instances). Give all of them" in text
+
+
+@pytest.mark.parametrize(("settings", "limits"), [({}, (5, 20)), ({"balancer": {"queue": 3}}, (4, 7))])
+def test_the_limit_of_requests_follows_the_number_of_the_estimate(settings: Any, limits: tuple[int, int]) -> None:
+    inventory = fleet(**settings)
+    hosts = [
+        dataclasses.replace(
+            each, instances=tuple(dataclasses.replace(own, parallel_auto=True) for own in each.instances)
+        )
+        for each in inventory.hosts
+    ]
+    step = config(dataclasses.replace(inventory, hosts=tuple(hosts)))
+    text = texts(step, FleetState(READ, parallel={"gpu-01/ollama1": 4}))[UPSTREAM]
+    few, many = limits
+    assert limits_of(text) == [many, few, few, few]
+    later = texts(step, FleetState({"gpu-02": READ["gpu-02"]}), state(step, **{UPSTREAM: text}))[UPSTREAM]
+    assert limits_of(later) == [many, few, few, few], "a run without the host keeps the limit"
+    again = texts(step, FleetState(READ, parallel={"gpu-01/ollama1": 1}), state(step, **{UPSTREAM: text}))[UPSTREAM]
+    assert limits_of(again) == [few] * 4
+
+
+def limits_of(text: str) -> list[int]:
+    return [member.max_conns for member in members(text).values()]

@@ -104,3 +104,12 @@ def test_a_drained_member_is_named_and_need_not_answer() -> None:
     names = [check.name for check in balancer_checks.members(Live(text), {}, OLLAMA)]
     assert "drained: gpu-01/ollama1 since 2026-11-22T08:00:00Z by ops@desk: a new fan" in names
     assert not any(name.startswith("gpu-01/ollama1 answers") for name in names)
+
+
+def test_a_limit_by_the_estimate_is_left_to_the_read_of_the_plan() -> None:
+    """The proofs do not know the number of the host."""
+    expected = {own.label: (own.port, own.weight, own.max_conns) for own in config(fleet()).servers}
+    live = Live(upstream(("max_conns=5", "max_conns=20")))
+    for proposed, passed in ((frozenset[str](), False), (frozenset({"gpu-01/ollama1"}), True)):
+        checks = balancer_checks.members(live, expected, OLLAMA, proposed=proposed)
+        assert {check.name: check.passed for check in checks}["upstream (port, weight, max_conns)"] is passed

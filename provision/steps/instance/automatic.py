@@ -7,6 +7,7 @@ second plan after a deploy changes nothing, and a few MiB of another program res
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from provision.capacity import proposal
 from provision.capacity.cards import Card
@@ -65,6 +66,15 @@ class Automatic:
         if isinstance(told, str):
             return self._variables(self.wish.usual)
         return self._variables(proposal.propose(told[0], self.wish, told[1]) or self.wish.least)
+
+    def requests(self, want: Mapping[str, Any]) -> int:
+        """Return the requests at once of a wanted container; 0 where the inventory has the number.
+
+        Args:
+            want: the wanted state.
+        """
+        choice = None if self.wish.parallel else self._of(want.get("environment") or {})
+        return choice.parallel if choice else 0
 
     def why(self, facts: HostFacts, values: Mapping[str, str]) -> str:
         """Return the numbers with the reason, in one line; empty where nobody asked for the models, as in a rollback.

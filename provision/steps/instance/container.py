@@ -114,6 +114,10 @@ class Container(Step):
             return wanted
         return self._wanted(facts, self.automatic.chosen(facts) if self.automatic else {})
 
+    def requests_at_once(self, facts: HostFacts, have: State) -> int:
+        """The automatic number."""
+        return self.automatic.requests(self.want(facts, have) or {}) if self.automatic else 0
+
     def note(self, facts: HostFacts, have: State = None) -> str:
         """The automatic numbers, with the reason."""
         if self.automatic is None:

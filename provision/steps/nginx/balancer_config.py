@@ -31,7 +31,9 @@ class Server:
         instance: its name on the host.
         port: TCP port.
         weight: its share.
-        max_conns: greatest number of requests at once; 0 for no limit.
+        max_conns: greatest number of requests at once; 0 for no limit. Of an instance that takes its requests at once
+            from the estimate, the number for a single request at once.
+        each: requests more for each further request that such an instance answers at once; 0 for every other instance.
         address: its address by the inventory alone, perhaps a name.
         settled: whether the instance listens at the address and nowhere else; else the address only leads to its host.
     """
@@ -43,11 +45,23 @@ class Server:
     max_conns: int
     address: str
     settled: bool = False
+    each: int = 0
 
     @property
     def label(self) -> str:
         """`host/instance`, of characters that mean nothing to nginx."""
         return InstanceRef(self.host, self.instance).label
+
+    def limit(self, parallel: int, present: Member | None) -> int:
+        """The greatest number of requests at once, by the requests that the instance answers at once.
+
+        Args:
+            parallel: as this run read on the host; 0 where unknown.
+            present: the member of the present upstream, whose limit stays where the number is unknown.
+        """
+        if not self.each or not (parallel or present):
+            return self.max_conns
+        return self.max_conns + (parallel - 1) * self.each if parallel or not present else present.max_conns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +143,8 @@ class Balancing(Generation):
         yield from super().check(live)
         expected = {s.label: (s.port, s.weight, s.max_conns) for s in self.servers}
         settled = {s.label: s.address for s in self.servers if s.settled}
-        yield from balancer_checks.members(live, expected, self.engine, settled)
+        proposed = frozenset(s.label for s in self.servers if s.each)
+        yield from balancer_checks.members(live, expected, self.engine, settled, proposed)
         yield from balancer_checks.edge(live, self.url, self.status_port, self.engine)
         yield from balancer_checks.models(self.scattered)
         if self.model and self.servers:
@@ -224,7 +239,7 @@ def _member(
         drained=drained,
         label=server.label,
         weight=server.weight,
-        max_conns=server.max_conns,
+        max_conns=server.limit(fleet.parallel.get(server.label, 0), present),
     )
 
 
