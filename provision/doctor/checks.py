@@ -1,6 +1,6 @@
 """All checks, in the order of the report."""
 
-from provision.doctor import cards, disks, docker, kernel, login, native, outside, ports, system, upgrades
+from provision.doctor import apt_sources, cards, disks, docker, kernel, login, native, outside, ports, system, upgrades
 from provision.doctor.check import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -14,5 +14,6 @@ CHECKS: tuple[Check, ...] = (
     *disks.CHECKS,
     system.MEMORY_CHECK,
     *ports.CHECKS,
+    *apt_sources.CHECKS,
     *outside.CHECKS,
 )
