@@ -147,6 +147,23 @@ def test_every_finding_but_a_pass_has_a_cure_that_a_shell_can_read() -> None:
             assert shlex.split(finding.get("cure", "")) or finding["verdict"] == "pass"
 
 
+def test_the_copied_models_share_blobs_and_no_manifest_with_the_native_server(tmp_path: Path) -> None:
+    """A server writes a manifest in place, so a shared file would change the models of the other servers."""
+    case = yaml.safe_load((CASES[0].parents[1] / "native/models_into_folders.yaml").read_text())
+    (cure,) = (finding["cure"] for finding in case["findings"] if "without a download" in finding["says"])
+    native, ours = tmp_path / "usr/share/ollama/.ollama/models", tmp_path / "data/ollama/ollama1/models"
+    for name in ("blobs/sha256-1", "manifests/registry.ollama.ai/library/m/1"):
+        (native / name).parent.mkdir(parents=True)
+        (native / name).write_text(name)
+    text = cure.replace("/usr/share", f"{tmp_path}/usr/share").replace("/data/", f"{tmp_path}/data/")
+    for _ in range(2):
+        subprocess.run(["sh", "-euc", text], check=True, timeout=30)
+    assert (ours / "blobs/sha256-1").samefile(native / "blobs/sha256-1")
+    manifest = "manifests/registry.ollama.ai/library/m/1"
+    assert (ours / manifest).read_text() == manifest
+    assert not (ours / manifest).samefile(native / manifest)
+
+
 class Unreachable(testing.FakeHost):
     """A host that refuses in one way."""
 
