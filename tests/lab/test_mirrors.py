@@ -3,30 +3,30 @@
 The mirror with a password and the model server are simulated; apt, curl and Docker are real.
 """
 
+import base64
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from provision.lab import models
+from provision.steps.docker import image_room
 
-from .conftest import Done, Fleet, wait_for
-from .test_runbooks import Operator, items
-from .test_secrets import Env
+from .conftest import Fleet
+from .guarded import CANARY, HOST, LIMIT, ON, Guarded
+from .test_secrets import Env, Watch
 
 pytestmark = pytest.mark.lab
-HOST, ON, PORT = "gpu-02", "lb-01", 8081
-FOLDER, LABS = "/run/login-mirror", "/etc/apt/apt.conf.d/91lab-proxy"
+PORT, TLS_PORT = 8081, 5443
+LABS = "/etc/apt/apt.conf.d/91lab-proxy"
 KEY = "/etc/apt/keyrings/provision-nvidia_toolkit.asc"
 LOGINS = ("/etc/apt/auth.conf.d/provision-mirrors.conf", "/etc/provision/mirrors.netrc")
-CANARY = "zq9canary"
 MODEL = "deepseek-r1:1.5b"
-LIMIT = ("--limit", HOST)
+LOGIN = f"bot:{CANARY}@x"
 
 
-class Mirrored:
+class Mirrored(Guarded):
     """A fleet with mirrors; one host asks a mirror with a password.
 
     Args:
@@ -34,23 +34,11 @@ class Mirrored:
     """
 
     def __init__(self, fleet: Fleet) -> None:
-        self.fleet, self.site = fleet, fleet.lab.network.site
-        self.address = f"http://{fleet.address(ON)}:{PORT}/libnvidia-container"
+        self.site = fleet.lab.network.site
+        super().__init__(fleet, "login_mirror", PORT, LOGIN, self.site)
+        self.address = f"http://{self.endpoint}/libnvidia-container"
         self.environment = {"NVIDIA_MIRROR": self.address.replace("//", f"//bot:{CANARY}%40x@")}
         self.long = f"{self.site}:{models.PORT}/library/{MODEL}"
-        self.said: list[str] = []
-        fleet.lab.host(ON).write("/root/login_mirror.py", Path(__file__).with_name("login_mirror.py").read_text())
-        fleet.on(ON, "mkdir", "-p", FOLDER)
-        fleet.lab.host(ON).write(f"{FOLDER}/login", f"bot:{CANARY}@x")
-        words = ["systemd-run", "--collect", "--unit=login-mirror", "python3", "/root/login_mirror.py"]
-        fleet.on(ON, *words, str(PORT), FOLDER, self.site)
-        wait_for(lambda: f":{PORT} " in fleet.on(ON, "ss", "-Hltn"), 30)
-
-    def run(self, *words: str, code: int = 0) -> Done:
-        done = self.fleet.provision(*words, env=self.environment)
-        self.said.append(done.out + done.err)
-        assert done.code == code, done
-        return done
 
     def declare(self) -> None:
         variables, site = self.fleet.vars, f"http://{self.site}"
@@ -86,58 +74,41 @@ def mirrored(fleet) -> Iterator[Mirrored]:
     kept = fleet.on(HOST, "cat", LABS)
     direct = f'Acquire::http::Proxy::{fleet.address(ON)} "DIRECT";\n'
     fleet.lab.host(HOST).write(LABS, kept + direct)
-    yield Mirrored(fleet)
-    fleet.lab.host(ON).run(["systemctl", "stop", "login-mirror.service"], check=False)
+    made = Mirrored(fleet)
+    yield made
+    made.stop()
     fleet.lab.host(HOST).write(LABS, kept)
-
-
-class Reader(Operator):
-    """An operator with the page `behind-mirrors`, and a variable for the mirror."""
-
-    mirrored: Mirrored
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**super().environment, **self.mirrored.environment}
 
 
 def test_the_page_behind_mirrors(mirrored, tmp_path):
     """Every command of the page, with the proof of each way, drift by hand, a rollback and failures."""
-    reader, declared = Reader(mirrored.fleet, tmp_path), {"vars": json.dumps(mirrored.fleet.vars)}
-    reader.mirrored = mirrored
-    typed = {}
-    for kind, what in items("behind-mirrors"):
-        if kind == "type":
-            done = reader.command(what)
-            typed[what] = done.stdout + done.stderr
-            mirrored.said.append(typed[what])
-        elif what == "name the mirrors":
-            script = f"rm {KEY}; dpkg --remove --force-depends libnvidia-container-tools; apt-get clean"
-            mirrored.fleet.on(HOST, "sh", "-euc", script)
-            mirrored.declare()
-        else:
-            assert what == "remove the section"
-            planned = typed["provision plan --inventory prod.yaml --diff"]
-            assert f"login for {mirrored.address}" in planned
-            every_way(mirrored)
-            drifted_by_hand(mirrored)
-            a_rollback(mirrored)
-            failures(mirrored)
-            mirrored.remove(declared)
+    declared = {"vars": json.dumps(mirrored.fleet.vars)}
+
+    def named(_: Mapping[str, str]) -> None:
+        mirrored.fetch_again(KEY)
+        mirrored.declare()
+
+    def removed(typed: Mapping[str, str]) -> None:
+        planned = typed["provision plan --inventory prod.yaml --diff"]
+        assert f"login for {mirrored.address}" in planned
+        every_way(mirrored)
+        drifted_by_hand(mirrored)
+        a_rollback(mirrored)
+        failures(mirrored)
+        mirrored.remove(declared)
+
+    mirrored.read("behind-mirrors", tmp_path, {"name the mirrors": named, "remove the section": removed})
     assert mirrored.names() == {MODEL}
     for path in LOGINS:
         assert mirrored.fleet.lab.host(HOST).run(["test", "-e", path], check=False).returncode == 1
-    for said in mirrored.said:
-        assert CANARY not in said
-    for host in (HOST, ON):
-        assert CANARY not in mirrored.fleet.on(host, "journalctl", "--no-pager")
+    mirrored.told_nobody()
 
 
 def every_way(mirrored: Mirrored) -> None:
     """The deploy fetched key and package with the login, and each instance has the model under both names."""
     modes = {mirrored.fleet.on(HOST, "stat", "-c", "%a %U", path).strip() for path in LOGINS}
     assert modes == {"600 root"}
-    log = mirrored.fleet.on(ON, "cat", f"{FOLDER}/log").splitlines()
+    log = mirrored.log().splitlines()
     assert "ok GET /libnvidia-container/gpgkey" in log
     assert [line for line in log if line.startswith("ok ") and line.endswith(".deb")], log
     for instance in ("ollama1", "ollama2"):
@@ -175,12 +146,117 @@ def failures(mirrored: Mirrored) -> None:
     """The mirror sends a page, then demands another login; the error names host, address and key."""
     asked = f"{HOST} asked the mirror {mirrored.address} (mirrors.nvidia_toolkit)"
     mirrored.fleet.on(HOST, "rm", KEY)
-    mirrored.fleet.on(ON, "sh", "-c", f"echo '<html>log in here</html>' >{FOLDER}/page")
+    mirrored.page(on=True)
     for words in ("and a web page came in place of the file", "which demands another login (401)"):
         done = mirrored.run("deploy", "--yes", *LIMIT, "--tags", "nvidia_toolkit", code=3)
         assert f"{asked}, {words}" in " ".join((done.out + done.err).split()), done
-        mirrored.fleet.lab.host(ON).write(f"{FOLDER}/login", "bot:another")
-    mirrored.fleet.on(ON, "rm", f"{FOLDER}/page")
-    mirrored.fleet.lab.host(ON).write(f"{FOLDER}/login", f"bot:{CANARY}@x")
+        mirrored.login("bot:another")
+    mirrored.page(on=False)
+    mirrored.login(LOGIN)
     mirrored.run("deploy", "--yes", "--json", *LIMIT)
     mirrored.run("plan", "--exit-code", *LIMIT)
+
+
+REGISTRY_LOGIN = f"registry_login:{image_room.LOGINS}"
+TAG = "0.33.0"
+# $1 address: a certificate of the registry's own; prints the certificate.
+CERTIFICATE = """
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=registry \\
+  -addext "subjectAltName=IP:$1" -keyout /root/registry.key -out /root/registry.crt 2>/dev/null
+cat /root/registry.key >>/root/registry.crt
+openssl x509 -in /root/registry.crt
+"""
+# $1 registry. Docker reads the folder at each pull; curl reads the system's list.
+TRUST = """
+install -D -m 0644 /root/registry.crt "/etc/docker/certs.d/$1/ca.crt"
+install -D -m 0644 /root/registry.crt /usr/local/share/ca-certificates/registry.crt; update-ca-certificates
+"""
+DISTRUST = """
+rm -r "/etc/docker/certs.d/$1" /usr/local/share/ca-certificates/registry.crt; update-ca-certificates --fresh
+"""
+
+
+class Private(Guarded):
+    """The site's registry of images with a password and TLS; the host's image comes from there.
+
+    Args:
+        fleet: the fleet.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        text = fleet.on(ON, "sh", "-euc", CERTIFICATE, "sh", fleet.address(ON))
+        super().__init__(fleet, "login_mirror", TLS_PORT, LOGIN, f"{fleet.lab.network.site}:5000", "/root/registry.crt")
+        self.environment = {"REGISTRY_PASSWORD": f"{CANARY}@x"}
+        fleet.lab.host(HOST).write("/root/registry.crt", text)
+        fleet.on(HOST, "sh", "-euc", TRUST, "sh", self.endpoint)
+        self.host = fleet.hosts("gpu")[HOST]
+
+    def declare(self) -> None:
+        login = {"username": "bot", "password": Env("REGISTRY_PASSWORD")}
+        self.host["docker"] = {"registries": {self.endpoint: login}}
+        self.host["ollama"]["image"] = f"{self.endpoint}/ollama/ollama:{TAG}"
+
+    def remove(self) -> None:
+        del self.host["docker"], self.host["ollama"]["image"]
+
+    def has_file(self) -> bool:
+        return self.fleet.lab.host(HOST).run(["test", "-e", image_room.LOGINS], check=False).returncode == 0
+
+
+@pytest.fixture
+def private(fleet) -> Iterator[Private]:
+    made = Private(fleet)
+    yield made
+    made.stop()
+    fleet.on(HOST, "sh", "-c", DISTRUST, "sh", made.endpoint)
+
+
+def test_an_image_comes_from_a_registry_with_a_login(private):
+    """A wrong password is named before the deploy; then a pull, drift by hand, a rollback, and the key goes."""
+    auth = base64.b64encode(LOGIN.encode()).decode()
+    private.declare()
+    private.login("bot:another")
+    examined = private.run("doctor", "--json", *LIMIT, code=5)
+    assert f"{private.endpoint} refuses the login" in says(examined.host(HOST)["checks"], "fail")
+    private.login(LOGIN)
+    examined = private.run("doctor", "--json", *LIMIT)
+    assert f"{private.endpoint} takes the login" in says(examined.host(HOST)["checks"], "pass")
+    # no name of the world outside resolves in the lab
+    assert "does not resolve (DNS), and the host has all its models" in says(examined.host(HOST)["checks"], "warn")
+    assert f"login for {private.endpoint}" in private.run("plan", "--diff", *LIMIT).out
+    with Watch(auth) as watch:
+        private.run("deploy", "--yes", "-v", *LIMIT)
+    assert watch.whole
+    assert watch.found == set()
+    log = private.log()
+    for asked in ("manifests", "blobs"):
+        assert f"ok GET /v2/ollama/ollama/{asked}/" in log
+    assert private.fleet.on(HOST, "stat", "-c", "%a %U", image_room.LOGINS).strip() == "600 root"
+    image = private.fleet.on(HOST, "docker", "inspect", "--format", "{{.Config.Image}}", "ollama1").strip()
+    assert image == f"{private.endpoint}/ollama/ollama:{TAG}"
+    gone_and_back(private)
+    private.remove()
+    private.run("deploy", "--yes", "--json", *LIMIT)
+    assert not private.has_file()
+    private.run("plan", "--exit-code", *LIMIT)
+    private.told_nobody(auth)
+    journal = ["grep", "-rlE", f"{CANARY}|{auth}", "/var/lib/provision/journal"]
+    assert private.fleet.lab.host(HOST).run(journal, check=False).stdout == ""
+
+
+def says(checks: list[dict[str, Any]], verdict: str) -> str:
+    return "\n".join(check["says"] for check in checks if check["verdict"] == verdict)
+
+
+def gone_and_back(private: Private) -> None:
+    """A missing file is found by plan and verify and mended; a rollback of the cure takes the file away again."""
+    private.fleet.on(HOST, "rm", image_room.LOGINS)
+    planned = private.run("plan", "--json", *LIMIT).host(HOST)
+    assert [change["step"] for change in planned["changes"]] == [REGISTRY_LOGIN]
+    assert image_room.LOGINS in private.run("verify", *LIMIT, code=5).out
+    run = private.run("deploy", "--yes", "--json", *LIMIT).doc["run"]
+    assert private.has_file()
+    private.run("rollback", run, "--yes", *LIMIT)
+    assert not private.has_file()
+    private.run("deploy", "--yes", "--json", *LIMIT)
+    assert private.has_file()

@@ -5,8 +5,7 @@ The model server is simulated and asks as Go does; apt, curl, Docker and the ima
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,22 +13,19 @@ import pytest
 
 from provision.lab import machine, models
 
-from .conftest import Done, Fleet, wait_for
-from .test_runbooks import Operator, items
+from .conftest import Fleet
+from .guarded import CANARY, HOST, LIMIT, ON, Guarded
 from .test_secrets import Env
 
 pytestmark = pytest.mark.lab
-HOST, ON, PORT = "gpu-02", "lb-01", 3128
-FOLDER = "/run/forward-proxy"
+PORT = 3128
 KEY, FILE = "/etc/apt/keyrings/provision-docker.asc", "/etc/provision/docker/proxy.env"
 APT, OURS = "/etc/apt/apt.conf.d/0-provision-proxy", "/etc/provision/proxy.env"
 LABS = "/etc/apt/apt.conf.d/91lab-proxy"
-CANARY = "zq9canary"
 LOGIN = f"user:{CANARY} p@ss"
-LIMIT = ("--limit", HOST)
 
 
-class Proxied:
+class Proxied(Guarded):
     """A fleet of which one host has a proxy.
 
     Args:
@@ -37,35 +33,8 @@ class Proxied:
     """
 
     def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
-        self.endpoint = f"{fleet.address(ON)}:{PORT}"
+        super().__init__(fleet, "forward_proxy", PORT, LOGIN)
         self.environment = {"SITE_PROXY": f"http://user:{CANARY}%20p%40ss@{self.endpoint}"}
-        self.said: list[str] = []
-        program = Path(__file__).with_name("forward_proxy.py").read_text()
-        fleet.lab.host(ON).write("/root/forward_proxy.py", program)
-        fleet.on(ON, "mkdir", "-p", FOLDER)
-        self.login(LOGIN)
-        self.start()
-
-    def start(self) -> None:
-        words = ["systemd-run", "--collect", "--unit=forward-proxy", "python3", "/root/forward_proxy.py"]
-        self.fleet.on(ON, *words, str(PORT), FOLDER)
-        wait_for(lambda: f":{PORT} " in self.fleet.on(ON, "ss", "-Hltn"), 30)
-
-    def stop(self) -> None:
-        self.fleet.lab.host(ON).run(["systemctl", "stop", "forward-proxy.service"], check=False)
-
-    def login(self, login: str) -> None:
-        self.fleet.lab.host(ON).write(f"{FOLDER}/login", login)
-
-    def log(self) -> str:
-        return self.fleet.on(ON, "cat", f"{FOLDER}/log")
-
-    def run(self, *words: str, code: int = 0) -> Done:
-        done = self.fleet.provision(*words, env=self.environment)
-        self.said.append(done.out + done.err)
-        assert done.code == code, done
-        return done
 
     @property
     def host(self) -> dict[str, Any]:
@@ -91,16 +60,6 @@ def proxied(fleet) -> Iterator["Proxied"]:
     fleet.lab.host(HOST).write(LABS, kept)
 
 
-class Reader(Operator):
-    """An operator with the page `behind-a-proxy`, and a variable for the proxy."""
-
-    proxied: Proxied
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**super().environment, **self.proxied.environment}
-
-
 def test_the_page_behind_a_proxy(proxied, lab, tmp_path):
     """A rollback takes the proxy away; then every command of the page, with the proof of each way and each failure."""
     site = lab.network.site
@@ -112,32 +71,22 @@ def test_the_page_behind_a_proxy(proxied, lab, tmp_path):
     proxied.remove()
     proxied.run("plan", "--exit-code", *LIMIT)
 
-    reader = Reader(proxied.fleet, tmp_path)
-    reader.proxied = proxied
-    typed = {}
-    for kind, what in items("behind-a-proxy"):
-        if kind == "type":
-            done = reader.command(what)
-            typed[what] = done.stdout + done.stderr
-            proxied.said.append(typed[what])
-        elif what == "name the proxy":
-            script = f"rm {KEY}; dpkg --remove --force-depends libnvidia-container-tools; apt-get clean"
-            proxied.fleet.on(HOST, "sh", "-euc", script)
-            proxied.declare()
-        else:
-            assert what == "remove the section"
-            planned = typed["provision plan --inventory prod.yaml --diff"]
-            assert f"http:// through http://[secret]@{proxied.endpoint}" in planned
-            assert "restarts Docker while containers run: they go on, by live-restore" in planned
-            every_way(proxied, site)
-            drifted_by_hand(proxied)
-            failures(proxied)
-            proxied.remove()
+    def named(_: Mapping[str, str]) -> None:
+        proxied.fetch_again(KEY)
+        proxied.declare()
+
+    def removed(typed: Mapping[str, str]) -> None:
+        planned = typed["provision plan --inventory prod.yaml --diff"]
+        assert f"http:// through http://[secret]@{proxied.endpoint}" in planned
+        assert "restarts Docker while containers run: they go on, by live-restore" in planned
+        every_way(proxied, site)
+        drifted_by_hand(proxied)
+        failures(proxied)
+        proxied.remove()
+
+    proxied.read("behind-a-proxy", tmp_path, {"name the proxy": named, "remove the section": removed})
     assert direct(proxied)
-    for said in proxied.said:
-        assert CANARY not in said
-    for host in (HOST, ON):
-        assert CANARY not in proxied.fleet.on(host, "journalctl", "--no-pager")
+    proxied.told_nobody()
 
 
 def every_way(proxied: Proxied, site: str) -> None:
@@ -186,9 +135,9 @@ def failures(proxied: Proxied) -> None:
     proxied.login("user:another")
     refused(proxied, "which demands another login (407): write http://USER:PASSWORD@HOST:PORT")
     proxied.login(LOGIN)
-    proxied.fleet.on(ON, "sh", "-c", f"echo '<html>log in here</html>' >{FOLDER}/page")
+    proxied.page(on=True)
     refused(proxied, "and a web page came in place of the file")
-    proxied.fleet.on(ON, "rm", f"{FOLDER}/page")
+    proxied.page(on=False)
     proxied.stop()
     refused(proxied, "and the proxy does not answer: see that the proxy runs")
     proxied.start()

@@ -189,6 +189,44 @@ def cured(operator: Operator) -> None:
     operator.fleet.on("gpu-02", "rm", "-r", "/var/snap/docker")
 
 
+NATIVE, FOLDERS = "/usr/share/ollama/.ollama/models", "/srv/models"
+# $1 instance, $2 folder of the native server's models, $3 folder of the instance.
+SAME = """
+curl -sf "http://$(docker port "$1" 11434)/api/tags" | grep -q '"deepseek-r1:1.5b"'
+docker inspect "$1" --format '{{range .Mounts}}{{.Source}}{{end}}' | grep -qx "$3"
+ls "$2/blobs" | grep -q sha256
+for blob in "$2"/blobs/sha256-*; do test "$blob" -ef "$3/models/blobs/${blob##*/}"; done
+"""
+
+
+def models_of_its_own(operator: Operator) -> None:
+    """A native server of gpu-02 has the model of the instances, and the instances keep their models in a folder."""
+    script = f"mkdir -p {NATIVE}; cp -a /var/lib/docker/volumes/ollama1/_data/models/. {NATIVE}/"
+    operator.fleet.on("gpu-02", "sh", "-euc", script)
+    operator.fleet.hosts("gpu")["gpu-02"]["ollama"]["storage"] = FOLDERS
+
+
+def _copies(operator: Operator) -> list[str]:
+    """The commands by which doctor gives the models of a native server to the instances."""
+    done = operator.fleet.provision("doctor", "--json", "--limit", "gpu-02")
+    return [check["cure"] for check in done.host("gpu-02")["checks"] if "without a download" in check["says"]]
+
+
+def copied(operator: Operator) -> None:
+    """The command that doctor prints. From now on the registry sends no bytes of a model."""
+    (copy_models,) = _copies(operator)
+    operator.fleet.on("gpu-02", "sh", "-euc", copy_models)
+    faults.switch(operator.fleet.lab, "site", "models-blob", on=True, value="500")
+
+
+def nothing_came(operator: Operator) -> None:
+    """Each instance serves the model from the bytes of the native server: a hard link is the same file."""
+    faults.switch(operator.fleet.lab, "site", "models-blob", on=False)
+    assert _copies(operator) == []
+    for instance in ("ollama1", "ollama2"):
+        operator.fleet.on("gpu-02", "sh", "-euc", SAME, "sh", instance, NATIVE, f"{FOLDERS}/{instance}")
+
+
 def as_it_was(operator: Operator) -> None:
     operator.fleet.data = copy.deepcopy(operator.declared)
 
@@ -227,6 +265,9 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "a deploy that was no good idea": no_good_idea,
     "gpu-02 as its owner left the host": as_its_owner_left_it,
     "the cures of doctor on gpu-02": cured,
+    "models of a native server on gpu-02, and ollama.storage for the host": models_of_its_own,
+    "the copy that doctor names": copied,
+    "each instance has the model, and no byte came": nothing_came,
     "the inventory as it was": as_it_was,
     "patches of nginx in the inventory": patched,
     "somebody's run on gpu-01, which will soon be over": soon_over,

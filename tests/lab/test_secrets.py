@@ -49,10 +49,14 @@ class Watch(threading.Thread):
 
     An old process seldom gets other words: only every fiftieth round reads old processes, so that young processes are
     read the more often.
+
+    Args:
+        further: texts to look for, beside the canary.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *further: str) -> None:
         super().__init__(daemon=True)
+        self.hidden = [text.encode() for text in (CANARY, AUTH, *further)]
         self.found: set[str] = set()
         self.rounds = 0
         self.whole = False
@@ -72,7 +76,7 @@ class Watch(threading.Thread):
                     words = Path("/proc", process, "cmdline").read_bytes()
                 except OSError:
                     continue
-                if CANARY.encode() in words or AUTH.encode() in words:
+                if any(text in words for text in self.hidden):
                     self.found.add(words.decode(errors="replace"))
         self.whole = True
 
