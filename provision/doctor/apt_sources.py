@@ -142,10 +142,11 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def _host(entry: Mapping[str, Any]) -> str:
+    address = str(entry["address"])
     try:
-        return urlsplit(entry["address"]).hostname or entry["address"]
+        return urlsplit(address).hostname or address
     except ValueError:
-        return str(entry["address"])
+        return address
 
 
 def _cure(entry: Mapping[str, Any]) -> str:
