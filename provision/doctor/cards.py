@@ -16,7 +16,7 @@ from provision.steps.docker import inspect
 from provision.steps.facts import HostFacts
 from provision.steps.instance import conflicts
 from provision.steps.nvidia_smi import Card
-from provision.steps.system.preflight import UsableCards, complaint, in_mig_mode
+from provision.steps.system.preflight import UsableCards, complaint, half_switched, in_mig_mode, reset
 
 INSTALL = {
     "debian": "apt-get install linux-headers-amd64 nvidia-driver && reboot",
@@ -69,13 +69,22 @@ def _usable(instance: Instance, subject: Subject) -> Iterator[Finding]:
         card = facts.card(index)
         reason = complaint(index, facts)
         if reason:
-            cure = f"nvidia-smi --gpu-reset -i {card.index}" if card else "nvidia-smi -L; dmesg | grep -i xid | tail"
-            yield bad(f"{instance.name} cannot run: {reason}", cure)
+            yield bad(f"{instance.name} cannot run: {reason}", _reached(index, card, facts))
         elif card and card.mig:
             says = f"{instance.name} names {index} ({card.name}), which {in_mig_mode(card)}"
-            yield bad(says, f"nvidia-smi -i {card.index} -mig 0")
+            yield bad(says, reset(card) if card.half_switched else f"nvidia-smi -i {card.index} -mig 0")
         elif card and (reason := engines.of(instance).unusable(instance.image, card)):
             yield bad(reason, *UPGRADE.get(facts.distribution, UPGRADE["debian"]))
+        if card and card.half_switched and not card.mig:
+            yield risk(f"{instance.name} names {index} ({card.name}): {half_switched(card)}", reset(card))
+
+
+def _reached(index: int | str, card: Card | None, facts: HostFacts) -> str:
+    """Return the command that makes a broken or missing card usable, or shows why the card is missing."""
+    is_part = isinstance(index, str) and index.startswith("MIG-")
+    waiting = [each for each in facts.cards if each.half_switched] if is_part else []
+    due = card or next(iter(waiting), None)
+    return reset(due) if due else "nvidia-smi -L; dmesg | grep -i xid | tail"
 
 
 def _refused_together(subject: Subject) -> Iterator[Finding]:

@@ -14,8 +14,9 @@ RECORD = instance_paths.CARDS
 TIMEOUT = 15.0  # seconds; a healthy, loaded driver answers within a second
 CORE = "index,uuid,name,driver_version,memory.total"
 # A driver refuses the whole query for one unknown field, so fields that may be unknown have a query of their own.
-EXTRA = "uuid,compute_cap,mig.mode.current,persistence_mode"
-ALL = f"{CORE},{EXTRA.partition(',')[2]}"
+_MORE = "compute_cap,mig.mode.current,mig.mode.pending,persistence_mode"
+EXTRA = f"uuid,{_MORE}"
+ALL = f"{CORE},{_MORE}"
 MOST = 1024  # lines of the record
 
 # Sets `hung` to the id of a process that SIGKILL does not end, else to nothing: such a process hangs in the driver, in
@@ -32,7 +33,7 @@ GOOD = r"""good=$(echo "$listed" | sed -n 's/^GPU \([0-9]\{1,4\}\):.*UUID: GPU-.
 # pipe of the next. With a lost card a query prints no row at all, so `nvidia-smi -L` names the other cards, and a
 # second query asks for these, by index: by UUID nvidia-smi would look at the lost card too (docs/facts.md#nvidia-smi).
 # $1 of `smi` is the section, $2 the fields. `mig` passes an answer on; beside a card in MIG mode the list with its MIG
-# devices follows, because no query has the devices.
+# devices follows, because no query has the devices. `persistence_mode` is the last field, after which no comma comes.
 # A process that hangs in a wedged driver keeps its pipe open, so readers stop at `# end` and not at the close.
 SCRIPT = f"""
 ask() {{ timeout -k 2 "$limit" nvidia-smi "$@" </dev/null 2>&1; }}
@@ -59,10 +60,11 @@ cards() {{
     echo '# gpu-all'; echo "process $hung (nvidia-smi) hangs in the driver, and SIGKILL does not end it"
     printf '# gpu-all-exit\\n124\\n# end\\n'; return
   }}
-  smi gpu-all {ALL}
+  core={CORE} more={_MORE}
+  smi gpu-all "$core,$more"
   case $rc in
     0 | 124 | 137) echo '# end' ;;
-    *) {{ smi gpu-extra {EXTRA}; echo '# end'; }} | {{ smi gpu {CORE}; until_end; }} ;;
+    *) {{ smi gpu-extra "uuid,$more"; echo '# end'; }} | {{ smi gpu "$core"; until_end; }} ;;
   esac
 }}
 mig() {{
@@ -139,6 +141,7 @@ class Card:
         broken: nvidia-smi's text in place of a value, where the card needs a reset before use; else empty.
         persistent: whether the driver stays loaded without a user of the card; None where unknown.
         devices: the MIG devices of the card.
+        half_switched: whether a reset of the card or a boot is due, which changes MIG mode.
     """
 
     index: int
@@ -151,6 +154,7 @@ class Card:
     broken: str = ""
     persistent: bool | None = None
     devices: tuple[MigDevice, ...] = ()
+    half_switched: bool = False
 
     def part(self, device: MigDevice) -> "Card":
         """Return a MIG device of the card as a card: a container gets a device as it gets a card.
@@ -212,7 +216,7 @@ def _card(row: Sequence[str], more: Mapping[str, Sequence[str]]) -> Card | None:
     index, uuid, name, driver, memory = row
     if not (_INDEX.fullmatch(index) and _UUID.fullmatch(uuid)):
         return None
-    _, capability, mig, persistence = more.get(uuid, ("", "", "", ""))
+    _, capability, mig, pending, persistence = more.get(uuid, ("",) * 5)
     words = (name, driver, memory, capability, mig)
     return Card(
         index=int(index),
@@ -224,6 +228,7 @@ def _card(row: Sequence[str], more: Mapping[str, Sequence[str]]) -> Card | None:
         mig=mig == "Enabled",
         persistent={"Enabled": True, "Disabled": False}.get(persistence),
         broken=next((word.strip("[]")[:100] for word in words if _BROKEN.search(word)), ""),
+        half_switched={mig, pending} == {"Enabled", "Disabled"},
     )
 
 

@@ -1,12 +1,15 @@
 """Cards of the inventory by index, by UUID and by the UUID of a MIG device: validated, resolved, pinned, refused."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provision.actions.results import same_cards
 from provision.command import Run
 from provision.errors import InventoryError
 from provision.inventory import Host, Inventory
@@ -158,6 +161,63 @@ def test_a_missing_card_refuses_its_instance_alone_and_names_the_cards(name: int
     refused = guard(ollama1=(0,), ollama2=(name,)).refused(FACTS)
     assert list(refused) == ["ollama2"]
     assert refused["ollama2"].startswith(f"ollama2 cannot run: {words}")
+
+
+SWITCHING = HostFacts(cards=(replace(CARDS[0], half_switched=True), *CARDS[1:]), remembered=FACTS.remembered)
+SWITCHING_BACK = HostFacts(cards=(*CARDS[:2], replace(CARDS[2], half_switched=True)), remembered=FACTS.remembered)
+RESET = "While no program uses the card, type on the host: nvidia-smi --gpu-reset -i {0} (or reboot)"
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "words"),
+    [
+        (
+            0,
+            SWITCHING,
+            "GPU 0: MIG mode will be on after a reset of the card or a boot, which ends the card's use as a",
+        ),
+        (A, SWITCHING, f"{A}: MIG mode will be on after a reset of the card or a boot"),
+        (
+            MIG,
+            SWITCHING_BACK,
+            f"{MIG}: MIG mode will be off after a reset of the card or a boot, which ends the card's",
+        ),
+    ],
+)
+def test_plan_and_verify_warn_of_a_card_whose_mig_mode_is_half_switched(
+    name: int | str, facts: HostFacts, words: str
+) -> None:
+    step = guard(ollama1=(name,), ollama2=(1,))
+    assert (step.want(facts, None), step.refused(facts)) == ({}, {}), "the instance runs until the reset"
+    note = step.note(facts)
+    index = next(card.index for card in facts.cards if card.half_switched)
+    assert note.startswith(words)
+    assert RESET.format(index) in note
+    assert f"nvidia-smi -i {index} -mig {int(name == MIG)}" in note, "the way back"
+    live = SimpleNamespace(backend=SimpleNamespace(facts=facts), run=lambda *words: SimpleNamespace(stdout=""))
+    assert [(each.name, each.passed) for each in step.check(live) if "MIG" in each.name] == [(f"warning: {note}", True)]
+    assert guard(ollama2=(1,)).note(facts) == "", "no instance has the card"
+
+
+def test_a_card_whose_mig_mode_will_be_off_is_refused_until_the_reset() -> None:
+    with pytest.raises(RefusalError) as caught:
+        guard(ollama1=(2,)).want(SWITCHING_BACK, None)
+    assert "is in MIG mode and cannot be used as a whole yet: MIG mode will be off" in str(caught.value)
+    assert RESET.format(2) in str(caught.value)
+
+
+def test_a_mig_device_of_a_card_that_waits_for_a_reset_is_refused_with_the_reset() -> None:
+    alone = HostFacts(cards=SWITCHING.cards[:2], remembered={0: A, 1: B})
+    refused = guard(ollama1=(MIG,)).refused(alone)["ollama1"]
+    assert refused.startswith(
+        f"ollama1 cannot run: {MIG} is not on this host, which has no MIG device; GPU 0: MIG mode"
+    )
+    assert RESET.format(0) in refused
+
+
+def test_a_card_that_two_hosts_list_is_named_with_both_hosts() -> None:
+    (warning,) = same_cards([("gpu-01", [A, B]), ("gpu-02", [B, H100]), ("gpu-03", [])])
+    assert warning == f"{B} is a card of gpu-01 and gpu-02: are these names of one machine? Keep one host of them"
 
 
 def test_a_card_of_the_record_is_missing_and_not_unknown() -> None:

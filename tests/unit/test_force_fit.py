@@ -27,8 +27,8 @@ amd64
 # systemd
 yes
 # gpu-all
-0, GPU-0, NVIDIA GeForce RTX 4090, 590.48.01, 24564, 8.9, Disabled, Enabled
-1, GPU-1, NVIDIA GeForce RTX 4090, 590.48.01, 24564, 8.9, Disabled, Enabled
+0, GPU-0, NVIDIA GeForce RTX 4090, 590.48.01, 24564, 8.9, Disabled, Disabled, Enabled
+1, GPU-1, NVIDIA GeForce RTX 4090, 590.48.01, 24564, 8.9, Disabled, Disabled, Enabled
 # gpu-all-exit
 0
 # end

@@ -31,7 +31,7 @@ balancer: {hosts: {lb-01: {ansible_host: 10.0.0.5}}}
 """
 SYSTEM = testing.DEBIAN.partition("# gpu-exit")[0]
 HOST = f"""{SYSTEM}# gpu-all
-0, {UUID}, NVIDIA H100 80GB HBM3, 590.48.01, 81559, 9.0, Enabled, Enabled
+0, {UUID}, NVIDIA H100 80GB HBM3, 590.48.01, 81559, 9.0, Enabled, Enabled, Enabled
 # gpu-all-exit
 0
 # end

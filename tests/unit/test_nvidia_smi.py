@@ -19,7 +19,7 @@ FIRST = "0, GPU-0, NVIDIA L40S, 590.48.01, 46068"
 SECOND = "1, GPU-1, NVIDIA L40S, 590.48.01, 46068"
 LOST = "Unable to determine the device handle for GPU0000:0A:00.0: Unknown Error"
 WARNING = "WARNING: infoROM is corrupted at gpu 0000:01:00.0"
-EXTRA = "GPU-0, 8.9, Disabled, Enabled\nGPU-1, 8.9, [N/A], Disabled"
+EXTRA = "GPU-0, 8.9, Disabled, Disabled, Enabled\nGPU-1, 8.9, [N/A], [N/A], Disabled"
 
 
 def answers(core: str, code: int = 0, extra: str = EXTRA, extra_code: int = 0, listed: str = "") -> str:
@@ -92,7 +92,8 @@ def test_if_the_query_fails_the_list_names_the_remaining_cards(tmp_path: Path, c
 
 def test_the_optional_fields_are_asked_separately(tmp_path: Path) -> None:
     (first, second) = ask(
-        tmp_path, answers(f"{FIRST}\n{SECOND}", extra="GPU-1, 9.0, Enabled, Disabled\nGPU-0, 8.9, [N/A], [N/A]")
+        tmp_path,
+        answers(f"{FIRST}\n{SECOND}", extra="GPU-1, 9.0, Enabled, Enabled, Disabled\nGPU-0, 8.9, [N/A], [N/A], [N/A]"),
     ).cards
     assert first == Card(0, "GPU-0", "NVIDIA L40S", "590.48.01", 8.9, 46068)
     assert second == Card(1, "GPU-1", "NVIDIA L40S", "590.48.01", 9.0, 46068, mig=True, persistent=False)
@@ -106,8 +107,8 @@ def test_an_optional_field_missing_in_a_driver_stays_unknown(tmp_path: Path) -> 
 
 WHOLE = """#!/bin/sh
 echo "$1" >>"$(dirname "$0")/asked"
-echo '0, GPU-0, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled, Enabled'
-echo '1, [Unknown Error], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A]'
+echo '0, GPU-0, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled, Disabled, Enabled'
+echo '1, [Unknown Error], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A]'
 exit CODE
 """
 
@@ -262,7 +263,7 @@ def test_verify_takes_the_cards_from_the_read_of_plan(
 def test_plan_and_verify_warn_where_the_driver_of_a_card_in_use_is_not_kept_loaded(
     tmp_path: Path, persistence: tuple[str, str], warns: str
 ) -> None:
-    extra = "\n".join(f"GPU-{index}, 8.9, Disabled, {word}" for index, word in enumerate(persistence))
+    extra = "\n".join(f"GPU-{index}, 8.9, Disabled, Disabled, {word}" for index, word in enumerate(persistence))
     found = ask(tmp_path, answers(f"{FIRST}\n{SECOND}", extra=extra))
     guard = UsableCards(gpus={"ollama1": (0,)}, image="ollama/ollama:0.30.0", unusable=OLLAMA.unusable)
     note = guard.note(found, None)

@@ -155,10 +155,13 @@ class UsableCards(Step):
             yield upgrades
 
     def note(self, facts: HostFacts, have: State = None) -> str:
-        """The cards of instances whose driver is not kept loaded. A setting of the host, so nothing changes it here."""
-        cards = {name: facts.card(name) for _, name in self._named()}
-        off = [_label(name) for name, card in cards.items() if card and card.persistent is False]
-        return f"persistence mode is off on {', '.join(off)}: {PERSISTENCE}" if off else ""
+        """The cards of instances whose MIG mode is half switched, or whose driver is not kept loaded. Both are states
+        of the host, so nothing changes them here."""
+        cards = {name: card for _, name in self._named() if (card := facts.card(name))}
+        half = [f"{_label(name)}: {half_switched(card)}" for name, card in cards.items() if card.half_switched]
+        off = [_label(name) for name, card in cards.items() if card.persistent is False]
+        slow = [f"persistence mode is off on {', '.join(off)}: {PERSISTENCE}"] if off else []
+        return "; ".join([*half, *slow])
 
     def _refuse_order(self, instance: str, index: int, facts: HostFacts) -> None:
         """Refuse a card that was lost before there was a record: nvidia-smi has renumbered the cards behind it by
@@ -193,10 +196,36 @@ def in_mig_mode(card: Card) -> str:
     Args:
         card: the card.
     """
+    if card.half_switched:
+        return f"is in MIG mode and cannot be used as a whole yet: {half_switched(card)}"
     devices = ", ".join(f"{device.uuid} ({device.profile})" for device in card.devices)
     instead = f"name a MIG device instead: {devices}" if devices else "the card has no MIG device yet"
     off = f"switch MIG off (nvidia-smi -i {card.index} -mig 0)"
     return f"is in MIG mode and cannot be used as a whole: {instead}; or {off}"
+
+
+def half_switched(card: Card) -> str:
+    """Return what a card with half switched MIG mode will be, and what to type on the host.
+
+    Args:
+        card: the card, or a MIG device of the card as a card.
+    """
+    is_on = card.mig or card.uuid.startswith("MIG-")
+    later, loses, back = ("off", "MIG devices", 1) if is_on else ("on", "use as a whole", 0)
+    return (
+        f"MIG mode will be {later} after a reset of the card or a boot, which ends the card's {loses}. While no program"
+        f" uses the card, type on the host: {reset(card)} (or reboot); or take the switch back: nvidia-smi -i"
+        f" {card.index} -mig {back}"
+    )
+
+
+def reset(card: Card) -> str:
+    """Return the command that resets a card, which also ends a half switched MIG mode.
+
+    Args:
+        card: the card.
+    """
+    return f"nvidia-smi --gpu-reset -i {card.index}"
 
 
 def complaint(name: int | str, facts: HostFacts) -> str:
@@ -215,7 +244,9 @@ def complaint(name: int | str, facts: HostFacts) -> str:
         return f"{what} is missing: nvidia-smi does not list it{evidence}"
     if isinstance(name, int):
         return f"there is no GPU {name}: this host has {_list(facts)}{evidence}"
-    return f"{name} is not on this host, which has {_uuids(facts, mig=name.startswith('MIG-'))}{evidence}"
+    is_part = name.startswith("MIG-")
+    waits = [f"; GPU {index}: {half_switched(card)}" for index, card in facts.by_index.items() if card.half_switched]
+    return f"{name} is not on this host, which has {_uuids(facts, mig=is_part)}{''.join(waits * is_part)}{evidence}"
 
 
 def _label(name: int | str) -> str:
