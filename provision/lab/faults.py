@@ -42,6 +42,8 @@ FAULTS = [
     Fault("card-missing", HOST, "a card is gone, and those behind it move up (--value INDEX; the last one by default)"),
     Fault("card-lost", HOST, "a card fell off the bus: nvidia-smi lists the others and exits 15 (--value INDEX)"),
     Fault("card-broken", HOST, "nvidia-smi says `GPU requires reset` of a card (--value INDEX)"),
+    Fault("mig", HOST, "SIMULATED MIG: a card is in MIG mode, with two devices 1g.10gb (--value INDEX)"),
+    Fault("mig-half", HOST, "SIMULATED MIG: the MIG mode of a card changes at a reset that is due (--value INDEX)"),
     Fault("gpu-lost", HOST, "containers say `Failed to initialize NVML: Unknown Error`, the host is fine"),
     Fault(
         "cdi",

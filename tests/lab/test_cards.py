@@ -14,12 +14,58 @@ from .test_change import cards, containers, instances, settled, started, upstrea
 pytestmark = pytest.mark.lab
 SHEET = "/etc/provision-lab/gpus.json"
 RECORD = f"file:{nvidia_smi.RECORD}"
+# Somebody runs ollama2 anew on the card or MIG device $1, with the label of ours.
+MOVED = """
+at=$(docker port ollama2 11434); image=$(docker inspect -f '{{.Config.Image}}' ollama2); docker rm -f ollama2
+docker run -d --name ollama2 --label provision.managed=1 --gpus "device=$1" -p "$at:11434" \
+  --mount type=volume,source=ollama2,target=/root/.ollama "$image"
+"""
+GIVEN = "{{(index .HostConfig.DeviceRequests 0).DeviceIDs}}"
 
 
 def down(fleet: Fleet) -> list[str]:
     """host/instance of every server line that is down."""
     text = fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
     return [line.split("#")[1].strip() for line in text.splitlines() if " down;" in line]
+
+
+def given(fleet: Fleet) -> str:
+    """The card that Docker gave to ollama2 of gpu-01."""
+    return fleet.on("gpu-01", "docker", "inspect", "-f", GIVEN, "ollama2").strip().strip("[]")
+
+
+def goes_the_whole_way(fleet: Fleet, named: str, by_hand: str, other: int | str) -> None:
+    """ollama2 of gpu-01 by a UUID: plan clean, moved by hand and found, put back, changed, rolled back, removed."""
+    one, two = instances(fleet, "gpu-01")
+    two["gpus"] = [named]
+    fleet.deploy()
+    settled(fleet)
+    assert given(fleet) == named
+
+    fleet.on("gpu-01", "sh", "-euc", MOVED, "sh", by_hand)
+    assert "container:ollama2" in fleet.changes()["gpu-01"]
+    proved = fleet.provision("verify", "--json", "--limit", "gpu-01")
+    failed = {check["step"] for check in proved.host("gpu-01")["checks"] if not check["passed"]}
+    assert (proved.code, "container:ollama2" in failed) == (5, True), proved
+    fleet.deploy()
+    assert given(fleet) == named
+    settled(fleet)
+
+    two["gpus"] = [other]
+    done = fleet.deploy()
+    assert "container:ollama2" in done.host("gpu-01")["changed"]
+    assert given(fleet) != named
+    back = fleet.provision("rollback", done.doc["run"], "--yes", "--json")
+    assert back.code == 0, back
+    assert given(fleet) == named
+    two["gpus"] = [named]
+    settled(fleet)
+
+    fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"] = [one]
+    fleet.deploy()
+    assert list(containers(fleet, "gpu-01")) == ["ollama1"]
+    assert "gpu-01/ollama2" not in upstream(fleet)
+    settled(fleet)
 
 
 def refused(fleet: Fleet, command: str, *words: str) -> dict:
@@ -166,11 +212,41 @@ def test_a_card_by_uuid_is_the_card_of_its_index_and_is_pinned(fleet):
     two["gpus"] = [second]
     fleet.on("gpu-01", "docker", "rm", "-f", "ollama2")
     assert "container:ollama2" in fleet.deploy().host("gpu-01")["changed"]
-    given = fleet.on(
-        "gpu-01", "docker", "inspect", "-f", "{{(index .HostConfig.DeviceRequests 0).DeviceIDs}}", "ollama2"
-    )
-    assert given.strip() == f"[{second}]"
+    assert given(fleet) == second
     settled(fleet)
+
+
+@pytest.mark.matrix  # the test with a MIG device comes near
+def test_a_card_by_uuid_goes_the_whole_way(scratch):
+    fleet = scratch
+    first, second = (uuid.rstrip(")") for uuid in cards(fleet, "gpu-01"))
+    one, _ = instances(fleet, "gpu-01")
+    sheet = json.loads(fleet.on("gpu-01", "cat", SHEET))
+    third = {**sheet["cards"][1], "uuid": "GPU-0f0e0d0c-0000-4000-8000-000000000003", "pci_bus_id": "00000000:03:00.0"}
+    fleet.lab.host("gpu-01").write(SHEET, json.dumps({**sheet, "cards": [*sheet["cards"], third]}))
+    one["gpus"] = [first]
+    goes_the_whole_way(fleet, second, by_hand=first, other=third["uuid"])
+
+
+def test_a_mig_device_goes_the_whole_way(scratch, fault):
+    """SIMULATED: the card in MIG mode and its two devices."""
+    fleet = scratch
+    fault("mig", "1")
+    assert "ollama2 names GPU 1" in refused(fleet, "plan")["why"]
+    (known,) = (card for card in fleet.provision("facts", "--json").host("gpu-01")["facts"]["cards"] if card["mig"])
+    one, other = (device["uuid"] for device in known["mig_devices"])
+    goes_the_whole_way(fleet, one, by_hand=other, other=other)
+
+
+def test_mig_half_switched_is_warned_of_by_plan_and_doctor(fleet, fault):
+    fault("mig-half", "1")
+    done = fleet.provision("plan", "--json", "--limit", "gpu-01")
+    notes = {note["step"]: note["note"] for note in done.host("gpu-01")["notes"]}
+    assert (done.code, done.host("gpu-01")["changes"]) == (0, []), done
+    assert notes["require:cards"].startswith("GPU 1: MIG mode will be on after a reset of the card or a boot"), notes
+    checks = fleet.provision("doctor", "--json", "--limit", "gpu-01").host("gpu-01")["checks"]
+    (warned,) = (check for check in checks if check["check"] == "driver")
+    assert (warned["verdict"], warned["cure"]) == ("warn", "nvidia-smi --gpu-reset -i 1")
 
 
 @pytest.mark.matrix

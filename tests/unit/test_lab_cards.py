@@ -3,12 +3,15 @@
 import importlib.machinery
 import importlib.util
 import json
+import runpy
 import subprocess
 
 import pytest
 
 from provision.lab import paths, sheet
 from provision.lab.spec import HostSpec, Spec
+from provision.steps import nvidia_smi
+from provision.steps.instance import container_state
 
 
 def load(name):
@@ -142,6 +145,55 @@ def test_a_broken_card_is_listed_without_its_values(smi):
     code, said = smi("--query-gpu=index,memory.total,name", "--format=csv,noheader,nounits")
     assert code == 0
     assert said.splitlines()[1] == "1, [GPU requires reset], NVIDIA RTX A6000 (simulated)"
+
+
+def test_a_card_in_mig_mode_is_listed_with_its_devices_as_in_the_recording_of_the_real_program(smi):
+    (smi.home / "faults/mig").write_text("1")
+    first, second = (card["uuid"] for card in json.loads((smi.home / "gpus.json").read_text())["cards"])
+    devices = [f"MIG-{second[4:-1]}{number}" for number in range(2)]
+    name = "NVIDIA RTX A6000 (simulated)"
+    assert smi("-L")[1].splitlines() == [
+        f"GPU 0: {name} (UUID: {first})",
+        f"GPU 1: {name} (UUID: {second})",
+        f"  MIG 1g.10gb     Device  0: (UUID: {devices[0]})",
+        f"  MIG 1g.10gb     Device  1: (UUID: {devices[1]})",
+    ]
+    query = "--query-gpu=index,mig.mode.current,mig.mode.pending,utilization.gpu"
+    assert smi(query, "--format=csv,noheader") == (0, "0, [N/A], [N/A], 0 %\n1, Enabled, Enabled, [N/A]\n")
+    listed = nvidia_smi.mig_devices(smi("-L")[1].splitlines())
+    assert {card: [each.uuid for each in found] for card, found in listed.items()} == {second: devices}
+
+    (smi.home / "container.json").write_text(json.dumps({"visible": devices[1:], "name": "ollama2"}))
+    assert smi("-L")[1].count("UUID: GPU-") == 1
+    assert container_state.listed(smi("-L")[1]) == devices[1:]
+
+
+def test_the_hook_gives_a_mig_device_by_its_uuid(tmp_path, capsys):
+    (tmp_path / "faults").mkdir()
+    program = (paths.SIMULATED / "nvidia-container-runtime-hook").read_text()
+    (tmp_path / "hook").write_text(program.replace('Path("/etc/provision-lab")', f"Path({str(tmp_path)!r})"))
+    hook = runpy.run_path(str(tmp_path / "hook"))
+    files = sheet.card_files(Spec(name="x", gpus=2), HostSpec("gpu-01", "gpu", 11))
+    (tmp_path / "gpus.json").write_text(files["etc/provision-lab/gpus.json"])
+    first, second = hook["present"]()
+    device = f"MIG-{first[4:-1]}1"
+    with pytest.raises(SystemExit):
+        hook["visible"](device)
+    assert f"{device}: unknown device" in capsys.readouterr().err
+    (tmp_path / "faults/mig").write_text("0")
+    assert hook["visible"](device) == [device]
+    assert hook["visible"]("1") == [second]
+    assert hook["visible"]("all") == [first, second, f"MIG-{first[4:-1]}0", device]
+
+
+@pytest.mark.parametrize(
+    ("faults", "modes"), [(["mig-half"], "Disabled, Enabled"), (["mig", "mig-half"], "Enabled, Disabled")]
+)
+def test_mig_mode_is_half_switched_until_a_reset(smi, faults, modes):
+    for fault in faults:
+        (smi.home / "faults" / fault).write_text("0")
+    _, said = smi("--query-gpu=mig.mode.current,mig.mode.pending", "--format=csv,noheader")
+    assert said.splitlines() == [modes, "[N/A], [N/A]"]
 
 
 def test_an_ancient_driver_lacks_a_field(smi):

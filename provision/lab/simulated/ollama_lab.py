@@ -17,6 +17,7 @@ LAB = Path("/etc/provision-lab")
 CONTAINER = Path("/etc/provision-lab-container.json")
 USAGE = Path("/run/provision-lab/usage")
 MIB = 1 << 20
+MIG_MIB = 9728  # of a MIG device with the profile 1g.10gb
 
 _held: dict[str, TextIO] = {}
 _guard = threading.Lock()
@@ -69,20 +70,29 @@ def driver() -> str:
 
 
 def cards() -> list[dict[str, Any]]:
-    """The cards that this server can use now, each with its free memory in MiB."""
+    """The cards and MIG devices that this server can use now, each with its free memory in MiB."""
     if fault("cpu") is not None or any(map(_host_fault, ("gpu-lost", "driver-broken", "driver-old"))):
         return []
     visible = _container()["visible"]
     if not visible:
         return []
     known = json.loads((LAB / "gpus.json").read_text())["cards"]
+    parts = [part for card in known for part in _parts(card, visible)]
     gone = {_of_fault(name, known) for name in ("card-missing", "card-lost", "card-broken") if _host_fault(name)}
     used = _used_by_others()
     return [
         {**card, "free_mib": card["memory_mib"] - card["reserved_mib"] - used.get(card["uuid"], 0)}
-        for card in known
+        for card in (*known, *parts)
         if card["uuid"] in visible and card["uuid"] not in gone
     ]
+
+
+def _parts(card: dict[str, Any], visible: list[str]) -> list[dict[str, Any]]:
+    """The visible MIG devices of a card, as cards. Their UUIDs follow from the card's, as in the lab's nvidia-smi."""
+    if not _host_fault("mig"):
+        return []
+    devices = [uuid for uuid in visible if uuid.startswith("MIG-") and uuid[4:-1] == card["uuid"][4:-1]]
+    return [{**card, "uuid": uuid, "memory_mib": MIG_MIB, "reserved_mib": 0} for uuid in devices]
 
 
 def _of_fault(name: str, known: list[dict[str, Any]]) -> str:
