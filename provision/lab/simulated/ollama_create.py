@@ -19,6 +19,7 @@ from .ollama_store import (
     manifest_path,
     named_by_weights,
     published,
+    write,
 )
 
 _TEXTS = ("template", "system")
@@ -54,7 +55,7 @@ def upload(digest: str, data: bytes) -> int:
         if actual != digest.replace("-", ":"):
             text = f'digest mismatch, expected "{digest}", got "{actual}"'
             raise RefusedError(400, text) from absent
-        blob_path(digest).write_bytes(data)
+        write(blob_path(digest), data)
         return 201
     return 200
 
@@ -74,13 +75,12 @@ def create(body: Body) -> Generator[dict[str, Any], None, None]:
         yield {"status": f"using existing layer {layer['digest']}"}
     for kind, data in _given(body):
         layer = {"mediaType": kind, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
-        blob_path(layer["digest"]).write_bytes(data)
+        write(blob_path(layer["digest"]), data)
         layers.append(layer)
         yield {"status": f"creating new layer {layer['digest']}"}
     yield {"status": "writing manifest"}
-    path = manifest_path(existing_name(name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**manifest, "layers": layers}, separators=(",", ":")))
+    text = json.dumps({**manifest, "layers": layers}, separators=(",", ":"))
+    write(manifest_path(existing_name(name)), text.encode())
     yield {"status": "success"}
 
 
@@ -111,6 +111,6 @@ def _from_weights(digests: list[str]) -> dict[str, Any]:
         if known:
             manifest, blobs = known
             config = manifest["config"]["digest"]
-            blob_path(config).write_bytes(blobs[config])
+            write(blob_path(config), blobs[config])
             return {**manifest, "layers": [layer for layer in manifest["layers"] if layer["digest"] == digest]}
     raise RefusedError(500, "invalid file magic")

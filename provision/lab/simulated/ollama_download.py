@@ -89,7 +89,7 @@ class Download:
         self._cancelled = True
         self._transfer.cut()
         if self._started:
-            self.ended.wait(2)
+            self.ended.wait(10)
 
     def _run(self, at_end: Callable[[], None]) -> None:
         try:

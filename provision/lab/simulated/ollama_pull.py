@@ -7,7 +7,6 @@ with 0.33).
 import hashlib
 import json
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -20,7 +19,7 @@ from .ollama_lab import fault
 from .ollama_library import Library
 from .ollama_names import REGISTRY, full_name
 from .ollama_registry import Registry
-from .ollama_store import blob_path, everything, existing_name, layers_of, manifest_path, published
+from .ollama_store import blob_path, everything, existing_name, layers_of, manifest_path, published, write
 from .ollama_transfer import TICK, PullError, Source, wait_for
 
 __all__ = ["PullError", "pull"]
@@ -171,13 +170,7 @@ def _verify(digest: str) -> None:
 def _write(path: Path, data: bytes) -> bool:
     """Write a manifest byte for byte; return whether blobs of the manifest before are unused now."""
     before = _listed(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=".", delete=False
-    ) as partial:  # two clients may end at once
-        partial.write(data)
-    Path(partial.name).chmod(0o644)
-    Path(partial.name).rename(path)
+    write(path, data)
     unused = before - set(_digests(data))
     kept = {layer["digest"] for model in everything() for layer in layers_of(model.manifest)} if unused else set()
     for digest in unused - kept:

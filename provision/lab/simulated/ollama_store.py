@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -221,9 +222,16 @@ def copy(source: str, target: str) -> None:
         NotFoundError: the model is not on disk.
     """
     found = find(source)
-    path = manifest_path(existing_name(target))
+    write(manifest_path(existing_name(target)), manifest_path(found.name).read_bytes())
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a manifest or a blob. Readers find the old file or the new file, and two clients may write at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(manifest_path(found.name).read_bytes())
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as partial:
+        partial.write(data)
+    Path(partial.name).chmod(0o644)
+    Path(partial.name).rename(path)
 
 
 def layer_kind(name: str) -> str:
