@@ -20,7 +20,7 @@ def pressed(interrupt: Callable[..., None], *when: threading.Event) -> Iterator[
 
     def press() -> None:
         for event in when:
-            if event.wait(5):
+            if event.wait(60):
                 os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press)

@@ -97,13 +97,15 @@ def test_a_hostile_answer_is_refused_in_words(stand_in, ini, text, said):
     assert "my-password" not in str(found), "the output of the program may quote a secret"
 
 
-@pytest.mark.parametrize("text", ["sleep 60", "sleep 60 >/dev/null", "exec >&-; sleep 60", "setsid sleep 3 & sleep 60"])
+@pytest.mark.parametrize(
+    "text", ["sleep 600", "sleep 600 >/dev/null", "exec >&-; sleep 600", "setsid sleep 9 & sleep 600"]
+)
 def test_a_hanging_program_is_killed(stand_in, ini, text):
     stand_in(text)
     problems: list[Problem] = []
     begun = time.monotonic()
     assert ansible.read(ini, problems, seconds=0.3) is None
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 300
     assert "ansible-inventory has not ended after 0.3 s" in problems[0].message
 
 

@@ -65,7 +65,7 @@ async def _answered(said: bytes | None) -> Answer:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        return await Client(0.1 if said is None else 5).ask(Ask("x", 1, "127.0.0.1", port))
+        return await Client(0.1 if said is None else 60).ask(Ask("x", 1, "127.0.0.1", port))
 
 
 def test_a_closed_port_is_called_refused() -> None:

@@ -32,7 +32,7 @@ class Wishes:
     def wait(self, count: int) -> None:
         """Wait for a number of calls."""
         with self._more:
-            assert self._more.wait_for(lambda: len(self.seen) >= count, 10), self.seen
+            assert self._more.wait_for(lambda: len(self.seen) >= count, 60), self.seen
 
 
 @pytest.mark.parametrize("number", interrupt.SIGNALS)

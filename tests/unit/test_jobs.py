@@ -1,6 +1,7 @@
 """Jobs of the host, run by a real shell on this machine, in a folder of the test's own."""
 
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -37,12 +38,16 @@ def test_a_job_is_followed_to_its_exit_code(follower):
 
 
 def test_a_job_runs_on_without_a_follower_and_is_found_again(tmp_path, follower):
-    run = job('sleep 1.5; echo "$1" >>"$2"; echo ended', "once", str(tmp_path / "count"))
+    begun, end = tmp_path / "begun", tmp_path / "end"
+    text = 'touch "$3"; until [ -e "$4" ]; do sleep 0.05; done; echo "$1" >>"$2"; echo ended'
+    run = job(text, "once", *map(str, (tmp_path / "count", begun, end)))
     cut = subprocess.Popen(["sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     cut.stdin.write(follower(run, print).script())
     cut.stdin.close()
-    time.sleep(0.7)
+    while not begun.exists():
+        time.sleep(0.01)
     cut.kill()
+    threading.Timer(0.5, end.touch).start()
     lines = []
     assert follow(follower(run, lines.append)).exit == 0
     assert lines == ["ended"]

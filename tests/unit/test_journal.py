@@ -351,5 +351,5 @@ def test_one_writer_at_a_time_writes_a_journal(journals):
         writer.join(0.5)
         assert writer.is_alive()
         assert not list(folder.glob("*.jsonl"))
-    writer.join(10)
+    writer.join(60)
     assert journals.kinds() == [("begin", ""), ("change", "note:a")]

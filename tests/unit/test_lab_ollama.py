@@ -50,7 +50,7 @@ def server(tmp_path, monkeypatch):
 
 def ask(server, method, path, body=None):
     """Return status, headers and text of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request(method, path, json.dumps(body) if body is not None else None)
     answer = connection.getresponse()
     return answer.status, answer.headers, answer.read().decode()
@@ -138,7 +138,7 @@ def slow(server):
 
 def lines(server, body):
     """Yield the frames of a pull on arrival, until the caller stops."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("POST", "/api/pull", json.dumps(body))
     with contextlib.closing(connection):
         for line in connection.getresponse():
@@ -156,7 +156,7 @@ def test_a_stalled_pull_sends_frames_and_starts_over_without_end(slow):
     counts = []
     for frame in lines(slow, {"model": MODEL}):
         counts.append(frame.get("completed", 0))
-        if counts.count(max(counts)) > 3 and sum(a > b for a, b in itertools.pairwise(counts)) == 2:
+        if counts.count(max(counts)) > 3 and sum(a > b for a, b in itertools.pairwise(counts)) >= 2:
             break
     assert max(counts) < 2 << 20
     (slow.faults / "ollama1.pull-stalls").unlink()
@@ -205,15 +205,18 @@ def test_clients_that_end_a_pull_at_once_all_succeed(pulled):
 
 
 def test_a_download_ends_with_its_last_client_and_the_next_client_resumes(slow):
+    (ollama_lab.LAB / "knobs.json").write_text(json.dumps({"pull_seconds": 30}))
     answer = lines(slow, {"model": MODEL})
     while "completed" not in next(answer):
         pass
     answer.close()
     while not saved(slow):
         time.sleep(0.02)
-    assert saved(slow) < 2 << 20
+    there = saved(slow)
+    assert there < 2 << 20
+    (ollama_lab.LAB / "knobs.json").write_text(json.dumps({"pull_seconds": 1}))
     first = next(frame["completed"] for frame in lines(slow, {"model": MODEL}) if frame.get("completed"))
-    assert first >= saved(slow)
+    assert first >= there
     assert frames(slow, "/api/pull", {"model": MODEL})[-1] == {"status": "success"}
 
 
@@ -256,7 +259,7 @@ def test_chat_thinks_then_answers_and_says_that_it_is_simulated(pulled):
 
 def test_a_client_of_http_1_0_gets_no_chunks(pulled):
     body = json.dumps({"model": MODEL, "prompt": "x", "think": False, "options": {"num_predict": 2}})
-    with socket.create_connection(("127.0.0.1", pulled.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", pulled.port), timeout=60) as connection:
         connection.sendall(f"POST /api/generate HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
         head, _, said = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
     assert b"chunked" not in head
@@ -425,9 +428,10 @@ def test_slots_go_to_clients_in_order_and_skip_a_client_that_left():
 
     slots.acquire(lambda: True)
     waiting = [threading.Thread(target=wait, args=(number,)) for number in here]
-    for thread in waiting:
+    for place, thread in enumerate(waiting, 1):
         thread.start()
-        time.sleep(0.02)
+        while len(slots._queue) < place:
+            time.sleep(0.01)
     here[1] = False
     waiting[0].join()
     slots.release()
@@ -448,12 +452,14 @@ def test_the_log_has_the_begin_and_end_of_an_answer_and_not_the_prompt(pulled, c
 
 
 def test_a_client_that_leaves_during_a_load_aborts_the_load(pulled):
-    (ollama_lab.LAB / "knobs.json").write_text(json.dumps({"load_seconds": 5}))
-    connection = http.client.HTTPConnection("127.0.0.1", pulled.port, timeout=20)
+    (ollama_lab.LAB / "knobs.json").write_text(json.dumps({"load_seconds": 600}))
+    connection = http.client.HTTPConnection("127.0.0.1", pulled.port, timeout=60)
     connection.request("POST", "/api/generate", json.dumps({"model": MODEL}))
-    time.sleep(0.2)
+    while not (held := [*pulled.usage.iterdir()]) or not held[0].read_text():
+        time.sleep(0.01)
     connection.close()
-    time.sleep(0.3)
+    while held[0].read_text():  # the memory of the card is free again after the load
+        time.sleep(0.01)
     assert json.loads(ask(pulled, "GET", "/api/ps")[2]) == {"models": []}
     assert ollama_api.Handler.scheduler.running() == []
 

@@ -153,7 +153,7 @@ def test_other_uploads_are_no_weights(server):
 
 
 def upload(server, digest: str, data: bytes) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("POST", f"/api/blobs/{digest}", data)
     return connection.getresponse().status
 

@@ -15,7 +15,7 @@ __all__ = ["pulled", "server"]
 
 def raw(server, text: str) -> str:
     """Return everything that the server says to a text, until the server closes the connection."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(text.encode())
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
@@ -24,7 +24,7 @@ def raw(server, text: str) -> str:
 
 
 def test_a_body_in_chunks_is_read(pulled):
-    connection = http.client.HTTPConnection("127.0.0.1", pulled.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", pulled.port, timeout=60)
     body = json.dumps({"model": MODEL}).encode()
     pieces = iter([body[:5], body[5:]])
     connection.request("POST", "/api/generate", pieces, {"Transfer-Encoding": "chunked"}, encode_chunked=True)
@@ -116,7 +116,7 @@ def test_origins_of_the_environment(monkeypatch):
     ],
 )
 def test_bad_json_has_the_error_of_go(server, text, error):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("POST", "/api/generate", text)
     answer = connection.getresponse()
     assert (answer.status, json.loads(answer.read())) == (400, {"error": error})

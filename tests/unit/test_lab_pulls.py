@@ -1,7 +1,6 @@
 """The simulated server pulls from a registry as the real one: frames, resumption, and the texts of errors."""
 
 import hashlib
-import itertools
 import json
 import threading
 
@@ -163,7 +162,7 @@ def test_a_stalled_part_starts_over_without_end(server, registry, fault):
     registry.fault(fault, MODEL, "silence" if fault == "models-blob" else "1000")
     for frame in lines(server, {"model": registry.name(MODEL), "insecure": True}):
         asked = [ranged for *_, ranged in registry.requests() if ranged]
-        if "digest" in frame and len(asked) == 3:
+        if "digest" in frame and len(asked) >= 3:
             break
     assert set(asked) == {f"bytes=0-{len(WEIGHTS) - 1}"}
     registry.clear(fault, MODEL)
@@ -177,9 +176,9 @@ def test_the_count_goes_back_where_a_part_starts_over(server, registry):
     counts = []
     for frame in lines(server, {"model": registry.name(MODEL), "insecure": True}):
         counts += [frame.get("completed", 0)] if "digest" in frame else []
-        if any(after < before for before, after in itertools.pairwise(counts)):
+        if max(counts, default=0) == 10000 and counts[-1] < 10000:
             break
-    assert max(counts) == 10000
+    assert counts[-1] < max(counts) == 10000
 
 
 def test_a_manifest_that_never_comes_is_waited_for_until_the_client_leaves(server, registry):

@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -31,7 +32,7 @@ def registry(tmp_path):
         yield running
 
 
-def ask(url, method="GET", limit=10, **headers):
+def ask(url, method="GET", limit=60, **headers):
     """Status, headers and body of an answer; the body ends where the server closed early."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=limit)
@@ -180,13 +181,15 @@ def test_the_program_serves_two_addresses(tmp_path):
     store = Store(tmp_path / "models")
     store.publish(f"{SMALL}:latest", [("model", WEIGHTS)], CONFIG)
     switch(tmp_path, "small", "models-manifest", on=True, value="500")
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    # addresses that no test of another process uses: there the next port is free too
+    registry, blobs = (f"127.{net}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}" for net in (88, 89))
+    with socket.create_server((registry, 0)) as free:
         port = free.getsockname()[1]
-    words = ["127.0.0.1", str(port), "127.0.0.2", str(tmp_path / "models"), str(tmp_path / "model-faults")]
+    words = [registry, str(port), blobs, str(tmp_path / "models"), str(tmp_path / "model-faults")]
     with subprocess.Popen([sys.executable, "-I", "-m", "provision.lab.model_registry", *words]) as program:
         try:
-            wait_for_port("127.0.0.1", port)
-            host = SimpleNamespace(host=f"127.0.0.1:{port}")
+            wait_for_port(registry, port)
+            host = SimpleNamespace(host=f"{registry}:{port}")
             assert manifest(host)[0] == 500
             assert list(active(tmp_path)) == [("small", "models-manifest")]
             switch(tmp_path, "small", "models-manifest", on=False)
@@ -198,10 +201,11 @@ def test_the_program_serves_two_addresses(tmp_path):
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_request_is_no_bug(registry, capfd):
+    before = set(threading.enumerate())
     with socket.create_connection(registry.host.split(":")) as client:
         client.sendall(b"GET /v2/ HT")
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset instead of an end
-    while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+    while any("process_request_thread" in thread.name for thread in set(threading.enumerate()) - before):
         time.sleep(0.01)
     assert manifest(registry)[0] == 200
     assert capfd.readouterr().err == ""

@@ -1,7 +1,6 @@
 """The keeper of a run's leases, against a fake session."""
 
 import threading
-import time
 
 import pytest
 
@@ -37,7 +36,7 @@ class Host:
     def batch(self, commands, *, stop, beside=False):
         if beside:
             self.renewals.release()
-            self.let_go.wait(30)
+            self.let_go.wait(120)
         self.titles += [(command.title, beside) for command in commands]
         self.seconds += [float(command.words[-5]) for command in commands if command.title == "take the lock"]
         if isinstance(self.answer, HostError):
@@ -45,7 +44,7 @@ class Host:
         return [self.answer] * len(commands)
 
     def is_renewed(self, times=2):
-        return all(self.renewals.acquire(timeout=5) for _ in range(times))
+        return all(self.renewals.acquire(timeout=60) for _ in range(times))
 
     def is_left_alone(self):
         while self.renewals.acquire(blocking=False):
@@ -97,7 +96,7 @@ def test_the_keeper_thread_runs_only_while_a_lease_is_held(keeper, keepers):
     lease.took(GIVEN)
     [thread] = keepers()
     lease.end()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     lease.took(GIVEN)
     assert len(keepers()) == 1, "a run may take it again"
@@ -141,6 +140,7 @@ def test_an_error_of_a_renewal_is_left_to_the_next_exec(take, answer):
 def test_a_late_renewal_does_not_take_a_released_lease_again(take):
     host = Host(hangs=True)
     lease = take(host)
+    lease.last_renewal = 60.0
     assert host.is_renewed(1)
     threading.Timer(0.2, host.let_go.set).start()
     lease.end()
@@ -155,10 +155,8 @@ def test_a_silent_renewal_does_not_delay_the_release(keeper):
     lease.acquire()
     lease.took(GIVEN)
     assert host.is_renewed(1)
-    begun = time.monotonic()
     lease.end()
-    assert time.monotonic() - begun < 5
-    assert host.titles == [("release the lock", False)]
+    assert host.titles == [("release the lock", False)], "the renewal still waits"
     host.let_go.set()
 
 
@@ -173,7 +171,7 @@ def test_no_renewal_begins_after_a_cut_or_the_end_of_the_run(take, keeper, keepe
         keeper.cut.set()
     else:
         keeper.stop()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert all(host.is_left_alone() for host in hosts)
 

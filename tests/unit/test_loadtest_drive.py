@@ -55,7 +55,7 @@ class Fake(BaseHTTPRequestHandler):
             return
         if ending == "plain":
             self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + TOKEN)
-            time.sleep(0.5)
+            time.sleep(2)
             self.wfile.write(TOKEN)
             time.sleep(0.1)
             self.wfile.write(LAST)
@@ -70,7 +70,7 @@ class Fake(BaseHTTPRequestHandler):
             self.chunk(f"not with {self.headers.get('Authorization')}".encode())
         else:
             self.chunk(TOKEN)
-            time.sleep(3 if ending == "hang" else 0.02)
+            time.sleep(60 if ending == "hang" else 0.02)
             self.chunk(TOKEN)
         if ending in ("cut", "hang"):
             self.close_connection = True
@@ -112,14 +112,14 @@ def endpoint():
 
 def driven(*targets, **rest):
     tally = Tally()
-    given = {"users": 10, "spawn_rate": 100.0, "seconds": 2.0, "timeout": 1.0, "most_failures": 1.0, **rest}
+    given = {"users": 10, "spawn_rate": 100.0, "seconds": 60.0, "timeout": 60.0, "most_failures": 1.0, **rest}
     load = Load(targets, Profile("generate", "m", 8), **given)
     return drive.run(load, tally, lambda found: None, threading.Event()), tally
 
 
 def test_every_kind_of_failure_is_recorded_and_the_key_is_not(endpoint, unused_tcp_port):
     refusing = f"http://127.0.0.1:{unused_tcp_port}"
-    ended, tally = driven(endpoint(*ENDINGS), refusing, users=36, seconds=5.0, key=Secret(KEY))
+    ended, tally = driven(endpoint(*ENDINGS), refusing, users=36, seconds=8.0, timeout=2.0, key=Secret(KEY))
     assert ended.why == ""
     kinds = {record.problem for record in tally.records}
     known = {"", "401", "429", "503", "HTTP 500", "HTTP 307", "cut stream", "error in stream", "timeout", "no answer"}
@@ -127,7 +127,7 @@ def test_every_kind_of_failure_is_recorded_and_the_key_is_not(endpoint, unused_t
     whole = next(record for record in tally.records if not record.problem)
     assert (whole.tokens, whole.instance, len(whole.gaps)) == (2, "gpu-01/ollama1", 0)
     assert sum(tally.gaps["gpu-01/ollama1"].values()) > 0
-    assert all(record.total < 3 for record in tally.records), "a hanging answer ends at its timeout"
+    assert all(record.total < 60 for record in tally.records), "a hanging answer ends at its timeout"
     assert len({record.at for record in tally.records}) == tally.count >= 24, "each request leaves a record"
     said = " ".join(record.detail for record in tally.records)
     assert "not with Bearer ***" in said
@@ -136,26 +136,28 @@ def test_every_kind_of_failure_is_recorded_and_the_key_is_not(endpoint, unused_t
 
 @pytest.fixture
 def unused_tcp_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port without a listener. The socket keeps other processes from the port, and Locust may still listen there."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 def test_a_load_ends_after_the_given_number_of_requests(endpoint):
-    ended, tally = driven(endpoint("whole"), most_requests=30, seconds=60.0)
+    ended, tally = driven(endpoint("whole"), users=2, most_requests=30)
     assert "30 requests were made" in ended.why
     assert (ended.guarded, 30 <= tally.count < 300) == (False, True)
 
 
 def test_a_load_ends_when_too_many_requests_fail(endpoint):
-    ended, tally = driven(endpoint("whole", "503"), most_failures=0.2, seconds=60.0)
+    ended, tally = driven(endpoint("whole", "503"), most_failures=0.2)
     assert (ended.guarded, tally.failures > 0) == (True, True)
 
 
 def test_several_processes_share_the_users(endpoint):
-    ended, tally = driven(endpoint("whole"), users=4, processes=2)
-    assert (ended.why, tally.failures) == ("", 0)
-    assert tally.count > 20
+    ended, tally = driven(endpoint("whole"), users=4, processes=2, most_requests=20)
+    assert "20 requests were made" in ended.why
+    assert (tally.failures, tally.count >= 20) == (0, True)
 
 
 def test_configuration_files_of_locust_and_proxies_have_no_effect(endpoint, monkeypatch, tmp_path):
@@ -165,12 +167,12 @@ def test_configuration_files_of_locust_and_proxies_have_no_effect(endpoint, monk
     monkeypatch.setenv("LOCUST_HOST", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.chdir(tmp_path)
-    _, tally = driven(endpoint("whole"), users=2, seconds=1.0)
+    _, tally = driven(endpoint("whole"), users=2, most_requests=5)
     assert (tally.count > 0, tally.failures) == (True, 0)
 
 
 def test_a_body_without_chunks_is_read_as_the_bytes_arrive(endpoint):
-    _, tally = driven(endpoint("plain"), users=1, timeout=5.0)
+    _, tally = driven(endpoint("plain"), users=1, most_requests=1)
     whole = tally.records[0]
     assert (whole.problem, whole.tokens, whole.arrivals) == ("", 2, 2)
     assert whole.ttft < whole.total / 2
@@ -179,19 +181,19 @@ def test_a_body_without_chunks_is_read_as_the_bytes_arrive(endpoint):
 def test_a_killed_locust_is_an_error(endpoint):
     url = endpoint("whole")
     with pytest.raises(ProvisionError, match="exit code -9"):
-        driven_and(lambda pids: os.kill(pids[0], signal.SIGKILL), url, seconds=20.0)
+        driven_and(lambda pids: os.kill(pids[0], signal.SIGKILL), url, seconds=300.0)
 
 
 def test_a_killed_worker_is_an_error(endpoint):
     url = endpoint("whole")
     with pytest.raises(ProvisionError, match="one of Locust's processes"):
-        driven_and(lambda pids: os.kill(pids[-1], signal.SIGKILL), url, seconds=20.0, processes=2)
+        driven_and(lambda pids: os.kill(pids[-1], signal.SIGKILL), url, seconds=300.0, processes=2)
 
 
 def driven_and(do, *targets, **rest):
     """Drive a load, and call `do` with Locust's process ids once there are answers."""
     tally = Tally()
-    given = {"users": 4, "spawn_rate": 100.0, "timeout": 1.0, "most_failures": 1.0, **rest}
+    given = {"users": 4, "spawn_rate": 100.0, "timeout": 60.0, "most_failures": 1.0, **rest}
     load = Load(targets, Profile("generate", "m", 8), **given)
     done = []
 
@@ -248,7 +250,7 @@ def test_sigterm_ends_a_load_test_with_the_figures_so_far(endpoint, tmp_path):
     with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: list(tmp_path.glob("*/records/*")))
         process.terminate()
-        document = json.loads(process.communicate(timeout=30)[0])
+        document = json.loads(process.communicate(timeout=120)[0])
     assert (process.returncode, document["exit"], document["stopped"]) == (130, 130, "interrupted")
     assert document["overall"]["requests"] > 0
     assert list(tmp_path.iterdir()) == []
@@ -269,7 +271,7 @@ def test_locusts_page_shows_first_token_and_tokens_per_second(endpoint, unused_t
             document = json.loads(fetched(unused_tcp_port, "/stats/requests"))
         finally:
             process.terminate()
-            said = process.communicate(timeout=30)[1].decode()
+            said = process.communicate(timeout=120)[1].decode()
     assert f"http://127.0.0.1:{unused_tcp_port}/?tab=tokens" in said
     arguments = json.loads(re.search(r"window.templateArgs = (.*)", page)[1])
     assert [tab["key"] for tab in arguments["extended_tabs"]] == ["tokens"]
@@ -286,7 +288,7 @@ def test_locusts_page_shows_first_token_and_tokens_per_second(endpoint, unused_t
 
 def fetched(port, path, body=None):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body, timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body, timeout=60) as answer:
             return answer.read().decode()
     except OSError:
         return ""

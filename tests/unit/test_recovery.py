@@ -246,7 +246,7 @@ def test_ctrl_c_during_recovery_stops_after_the_instance_under_test(make, step):
         tested.append(name)
         if len(tested) == step:
             begun.set()
-            assert rollout.context.stop.wait(5)
+            assert rollout.context.stop.wait(60)
         return prove(name, lock=lock)
 
     first.traffic.admission.prove = waiting
@@ -263,7 +263,7 @@ def test_ctrl_c_during_the_question_to_the_balancers_is_a_stop(make):
 
     def members():
         asking.set()
-        assert rollout.context.stop.wait(5)
+        assert rollout.context.stop.wait(60)
         return {}
 
     rollout.pool.members = members

@@ -152,11 +152,8 @@ def test_the_command_asks_nothing_if_no_host_could_be_planned(fleet, capsys, wor
 
 
 def test_the_command_asks_nothing_if_the_operator_interrupts_the_plan(fleet):
-    def press():
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.5)
-
-    fleet.setup = dataclasses.replace(fleet.setup, connect=Interrupting(press).connect)
+    host = Interrupting(lambda: os.kill(os.getpid(), signal.SIGINT))
+    fleet.setup = dataclasses.replace(fleet.setup, connect=host.connect)
     assert fleet.execute("deploy", can_answer=lambda: True, confirm=never) == 130
 
 
@@ -172,8 +169,12 @@ class Interrupting(testing.FakeHost):
         self.press = press
 
     def batch(self, commands, *, stop, beside=False):
-        press, self.press = self.press, lambda: None
-        press()
+        press, self.press = self.press, None
+        if press:
+            press()
+            deadline = time.monotonic() + 60
+            while not self.closes and time.monotonic() < deadline:  # Ctrl-C cuts a connection that is only read
+                time.sleep(0.01)
         return super().batch(commands, stop=stop, beside=beside)
 
 

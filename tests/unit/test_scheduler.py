@@ -93,7 +93,7 @@ class Part:
         self.own.uncordon(slot)
 
 
-def run(made: Roll, parts: Sequence[Part], forks: int = 8, wait: float = 30.0) -> None:
+def run(made: Roll, parts: Sequence[Part], forks: int = 8, wait: float = 120.0) -> None:
     """Run all parts, and fail if the roll does not end."""
     scheduler = Scheduler(made, forks)
     thread = threading.Thread(target=scheduler.run, args=([part.as_work() for part in parts],), daemon=True)
@@ -123,7 +123,7 @@ def test_an_instance_waits_while_a_replica_is_out_and_says_so(tmp_path: Path) ->
     second = Part(own[1], [ONE])
     asked = threading.Event()
     second.said = said = Noted(asked)
-    first = Part(own[0], [ONE], lambda part: asked.wait(10) or pytest.fail("the second one did not wait"))
+    first = Part(own[0], [ONE], lambda part: asked.wait(60) or pytest.fail("the second one did not wait"))
     run(made, [first, second])
     assert said == ["waiting: a/ollama1 is out of the upstream"]
     assert (first.error, second.error, made.members.halted) == (None, None, "")
@@ -144,7 +144,7 @@ class Noted(list[str]):
 def test_instances_of_other_models_go_out_at_the_same_time(tmp_path: Path) -> None:
     made, own = fleet(tmp_path, (("m",),), (("n",),))
     both = threading.Barrier(2)
-    run(made, [Part(one, [ONE], lambda part: both.wait(10) and None) for one in own])
+    run(made, [Part(one, [ONE], lambda part: both.wait(60) and None) for one in own])
     assert made.members.halted == ""
 
 
@@ -174,7 +174,7 @@ def test_a_roll_waits_for_a_member_that_is_down_while_its_host_is_at_work(tmp_pa
     refused = threading.Event()
     first, second = Part(own[0], [ONE]), Part(own[1], [ONE])
     second.said = said = Noted(refused)
-    first.before = lambda: refused.wait(10) or pytest.fail("the second one did not wait")
+    first.before = lambda: refused.wait(60) or pytest.fail("the second one did not wait")
     run(made, [first, second])
     assert (first.error, second.error, made.members.halted) == (None, None, "")
     assert said[0] == "waiting: a/ollama1 is out of the upstream"
@@ -187,7 +187,7 @@ def test_a_refused_host_asks_the_balancers_again_only_after_progress_elsewhere(t
     refused = threading.Event()
     waiting = Part(own[1], [ONE])
     waiting.said = Noted(refused)
-    parts = [waiting, Part(own[2], [ONE, TWO], before=lambda: refused.wait(10) or pytest.fail("it was not refused"))]
+    parts = [waiting, Part(own[2], [ONE, TWO], before=lambda: refused.wait(60) or pytest.fail("it was not refused"))]
     run(made, parts)
     assert waiting.refusals <= 6, "once at first, and once for each step and instance of host c"
     assert parts[1].error is None
@@ -202,7 +202,7 @@ def test_the_slot_of_a_refused_host_is_offered_to_waiting_hosts(tmp_path: Path) 
     waits = threading.Event()
     free.said = Noted(waits)
     free.before = lambda: until(lambda: bool(made.members.out(("lb-0",))))
-    blocked.going = lambda: waits.wait(10) or pytest.fail("the other one did not wait")
+    blocked.going = lambda: waits.wait(60) or pytest.fail("the other one did not wait")
     run(made, [blocked, free])
     assert isinstance(blocked.error, Stopped)
     assert free.error is None
@@ -214,7 +214,7 @@ def test_a_failed_test_halts_the_roll_for_waiting_hosts_too(tmp_path: Path) -> N
     asked = threading.Event()
     second.said = Noted(asked)
     own[0].admission.session.ill.add("ollama1")  # type: ignore[attr-defined]
-    first = Part(own[0], [ONE], lambda part: asked.wait(10) or pytest.fail("the second one did not wait"))
+    first = Part(own[0], [ONE], lambda part: asked.wait(60) or pytest.fail("the second one did not wait"))
     run(made, [first, second])
     assert isinstance(second.error, Stopped)
     assert "a/ollama1 is not fit to serve" in second.error.message
@@ -230,11 +230,11 @@ def test_a_stop_wakes_every_waiting_host(tmp_path: Path) -> None:
 
     def stop(part: Part) -> None:
         for _ in own[1:]:
-            assert waits.acquire(timeout=10)
+            assert waits.acquire(timeout=60)
         made.context.stop.set()
         scheduler.wake()
         for other in parts[1:]:
-            assert other.ended.wait(10), "the host stops while another host is still at work"
+            assert other.ended.wait(60), "the host stops while another host is still at work"
 
     class Waiting(Part):
         def __init__(self, *words: Any) -> None:
@@ -251,7 +251,7 @@ def test_a_stop_wakes_every_waiting_host(tmp_path: Path) -> None:
     parts = [Waiting(one, [ONE], stop if one is own[0] else lambda part: None) for one in own]
     thread = threading.Thread(target=scheduler.run, args=([part.as_work() for part in parts],), daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive()
     assert [str(part.error) for part in parts[1:]] == ["stopped before step"] * 3
     assert parts[0].error is None, "the instance was out and changed, and gets requests again"
@@ -310,7 +310,7 @@ def test_an_admitted_instance_frees_a_slot_even_if_its_host_is_refused(tmp_path:
     own[1].hold("ollama1")
     waits, first, second = threading.Event(), Part(own[0], [ONE]), Part(own[1], [TWO])
     first.said = Noted(waits)
-    second.before = lambda: waits.wait(10) or pytest.fail("the first one was not refused")
+    second.before = lambda: waits.wait(60) or pytest.fail("the first one was not refused")
     run(made, [first, second])
     assert first.error is None
     assert isinstance(second.error, Stopped)
@@ -329,7 +329,7 @@ class Meeting(Members):
     def out(self, scope: tuple[str, ...]) -> dict[str, Slot]:
         taken = super().out(scope)
         if threading.current_thread().name.startswith("host") and self.to_meet.acquire(blocking=False):
-            self._both.wait(10)
+            self._both.wait(60)
         return taken
 
 
@@ -346,7 +346,7 @@ def test_two_hosts_that_ask_at_once_do_not_refuse_each_other_for_ever(tmp_path: 
         part.before = lambda: until(lambda: bool(made.members.labels(Membership.CORDONED)))
 
     def let_both_go(part: Part) -> None:
-        assert all(event.wait(10) for event in waits)
+        assert all(event.wait(60) for event in waits)
         pool_of(made).down.add("c/ollama1")
         meeting.to_meet.release(2)
 
@@ -357,7 +357,7 @@ def test_two_hosts_that_ask_at_once_do_not_refuse_each_other_for_ever(tmp_path: 
 
 def until(so: Callable[[], bool]) -> None:
     """Wait until a condition holds."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not so():
         assert time.monotonic() < end, "the condition never held"
         time.sleep(0.001)

@@ -75,17 +75,17 @@ def test_a_command_cannot_eat_the_rest_of_the_script():
 
 
 def test_a_hanging_command_in_a_shared_shell_ends_and_the_others_run():
-    hangs = Run(("sh", "-s"), b"echo half; sleep 60; echo never", timeout=0.2)
-    quick = [Run(("echo", str(number)), timeout=0.2) for number in range(4)]
+    hangs = Run(("sh", "-s"), b"echo half; sleep 60; echo never", timeout=2)
+    quick = [Run(("echo", str(number)), timeout=60) for number in range(4)]
     answers = shell([quick[0], hangs, quick[1], hangs, quick[2], quick[3]])
     assert [answer.exit for answer in answers] == [0, 124, 0, 124, 0, 0]
     assert [answer.text for answer in answers] == ["0\n", "half\n", "1\n", "half\n", "2\n", "3\n"]
 
 
 def test_many_slow_commands_in_a_shared_shell_have_their_whole_limit_each():
-    slow = Run(("sh", "-s"), b"echo out; echo error >&2; sleep 0.2; echo end", timeout=0.5)
-    answers = shell([slow] * 7)
-    assert [(answer.exit, answer.text, answer.error) for answer in answers] == [(0, "out\nend\n", "error")] * 7
+    slow = Run(("sh", "-s"), b"echo out; echo error >&2; sleep 0.6; echo end", timeout=4)
+    answers = shell([slow] * 8)
+    assert [(answer.exit, answer.text, answer.error) for answer in answers] == [(0, "out\nend\n", "error")] * 8
 
 
 def test_scripts_in_a_shared_shell_share_nothing_else():
@@ -150,7 +150,7 @@ def test_missing_answers_are_not_made_up():
 def test_a_slow_read_runs_beside_the_later_commands(tmp_path):
     """The slow read waits for a file that only a later command creates."""
     wait = f"until [ -e {tmp_path}/done ]; do sleep 0.01; done; echo out; echo error >&2; exit 3"
-    slow = [Run(("sh", "-c", wait), timeout=20, slow=True), Run(("sh", "-s"), wait.encode(), timeout=20, slow=True)]
+    slow = [Run(("sh", "-c", wait), timeout=60, slow=True), Run(("sh", "-s"), wait.encode(), timeout=60, slow=True)]
     said = shell([Run(("echo", "before")), *slow, Run(("sh", "-c", f"echo after; touch {tmp_path}/done"))])
     assert [(a.exit, a.text, a.complaint) for a in said] == [
         (0, "before\n", ""),

@@ -34,7 +34,7 @@ def machine() -> Iterator[int]:
     yield listener.getsockname()[1]
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
-    thread.join(5)
+    thread.join(60)
     for transport in transports:
         transport.close()
 

@@ -337,7 +337,7 @@ class Held:
     def batch(self, commands, *, stop):
         self.sizes.append(len(commands))
         if len(self.sizes) <= live.CHANNELS:
-            self.let_go.wait(20)
+            self.let_go.wait(120)
         return [Answer(0, command.words[-1].encode()) for command in commands]
 
 
