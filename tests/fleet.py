@@ -192,7 +192,7 @@ def settle(fleet: Fleet) -> None:
     # Waiting for the boot costs nothing; a plan meanwhile would slow the boot down.
     fleet.lab.each(lambda host: host.run(["systemctl", "is-system-running", "--wait"], check=False) and None)
     # While Docker starts on a busy machine a plan may fail, so the loop asks again.
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while (done := fleet.provision("plan", "--exit-code")).code:
         assert time.monotonic() < deadline, (done, _boots(fleet))
         time.sleep(1)
@@ -205,7 +205,7 @@ def _boots(fleet: Fleet) -> str:
     return "\n".join(f"{host.name}\n{host.run(words, check=False).stdout}" for host in fleet.lab.hosts())
 
 
-def wait_for(holds: Callable[[], bool], seconds: float = 180) -> None:
+def wait_for(holds: Callable[[], bool], seconds: float = 600) -> None:
     """Wait until a condition holds that a host reaches by itself; fail if it does not hold in time."""
     deadline = time.monotonic() + seconds
     while not holds():

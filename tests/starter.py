@@ -91,7 +91,7 @@ class Starter:
     def close(self) -> None:
         """End the starter."""
         self._socket.close()
-        self._process.wait(10)
+        self._process.wait(60)
 
 
 def _serve(control: socket.socket) -> list[str] | None:

@@ -81,5 +81,5 @@ class Running:
             self._process.wait()
             pytest.fail(f"the command hangs: not over after {seconds:g} s: {''.join(self.lines)[-3000:]}")
         for reader in self._readers:
-            reader.join(10)
+            reader.join(60)
         return Done(code, "".join(self._out), "".join(self.lines))

@@ -38,7 +38,8 @@ class Proxy(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":  # else the next answer of the connection would begin with these bytes
+            self.wfile.write(body)
 
     def _forward(self) -> None:
         if not self._admitted():

@@ -65,11 +65,14 @@ def lock(fleet) -> str:
 )
 def test_ctrl_c_ends_the_step_and_says_where_it_stopped(running, fleet, number, heard):
     running.until("changing  container:ollama1")
-    at_work(fleet, "container:ollama1")
-    running.send_signal(number)
-    said, _ = running.communicate(timeout=120)
+    at_work(fleet, "container:ollama1", then="pkill -STOP -x dockerd")  # else the step may be over before the signal
+    try:
+        running.send_signal(number)
+        running.until(heard)
+    finally:
+        fleet.on("gpu-01", "pkill", "-CONT", "-x", "dockerd")
+    said, _ = running.communicate(timeout=300)
     assert running.returncode == 130
-    assert heard in said.partition("changed   container:ollama1")[0], said
     assert "changed   container:ollama1" in said
     assert "STOPPED" in said
     assert "again: provision deploy" in said
@@ -91,25 +94,25 @@ def test_at_a_terminal_one_role_of_one_host_is_asked_for_shown_and_done(fleet):
             if b"Deploy this?" not in said and b"Deploy this?" in said + part:
                 screen.write(b"y\n")
             said += part
-    assert process.wait(60) == 0, said.decode()[-4000:]
+    assert process.wait(300) == 0, said.decode()[-4000:]
     assert b"lb-01" in said
     assert b"bug" not in said
     assert not any(fleet.changes().values())
 
 
-@pytest.mark.parametrize(
-    ("number", "apart"), [(signal.SIGINT, 0.2), pytest.param(signal.SIGTERM, 1.5, marks=pytest.mark.matrix)]
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize(("number", "apart"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 1.5)])
 def test_ctrl_c_twice_stops_at_once_and_still_says_where(running, fleet, number, apart):
     running.until("changing  container:ollama1")
     at_work(
         fleet, "container:ollama1", then="pkill -STOP -x dockerd"
     )  # else the step may be over before the second signal
     try:
-        for _ in range(2):
-            running.send_signal(number)
-            time.sleep(apart)  # two signals at once would be one
-        said, _ = running.communicate(timeout=120)
+        running.send_signal(number)
+        running.until("finishing what is under way")  # two signals at once would be one
+        time.sleep(apart)
+        running.send_signal(number)
+        said, _ = running.communicate(timeout=300)
     finally:
         fleet.on("gpu-01", "pkill", "-CONT", "-x", "dockerd")
     assert running.returncode == 130
@@ -157,7 +160,7 @@ class Terminal:
         self.process.send_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("how", [Terminal.close, Terminal.terminate])
+@pytest.mark.parametrize("how", [Terminal.close, pytest.param(Terminal.terminate, marks=pytest.mark.matrix)])
 def test_a_roll_whose_terminal_is_closed_or_that_is_terminated_gives_instance_and_locks_back(fleet, lab, how):
     fleet.vars["ollama"]["log_max_file"] = 4
     before = containers(lab)
