@@ -35,7 +35,7 @@ test-newest: needs ## Unit tests with the newest versions that pyproject.toml al
 demo: .venv/installed ## Two bare (simulated) GPU hosts become a verified, balanced endpoint
 	$(SUDO) $(BIN)/provision lab demo
 
-test: needs ## Everything that CI runs: lint, types, unit and lab tests with a slice of the faults (about 30 minutes on two cores)
+test: needs ## Everything that CI runs: lint, types, unit and lab tests with a slice of the faults (made to take less than 25 minutes on two cores)
 	@$(SUDO) true
 	@$(PYTHON) -m tests.parts $(MAKE)
 
@@ -58,9 +58,9 @@ lab-test: lab-parts ## Tests on real hosts, with a sample and a slice of the fau
 	  $(BIN)/pytest -q -n 3 --dist loadscope --no-loadscope-reorder --durations=25 $(REPORT) tests/lab tests/faults \
 	  -m "sample or slice or not (faults or matrix)"
 
-test-all: test-faults test-browser ## Every fault and every long lab test; make test runs a part of them, and everything else (50 minutes)
+test-all: test-faults test-browser ## Every fault and every long lab test; make test runs a part of them, and everything else (about 70 minutes)
 
-test-faults: .venv/installed ## Every fault at every place, and the longest of the lab tests; writes docs/reliability.md (50 minutes; CLASS="apt disk" for some)
+test-faults: .venv/installed ## Every fault at every place, and the longest of the lab tests; writes docs/reliability.md (about 70 minutes; CLASS="apt disk" for some)
 	$(SUDO) $(BIN)/python -m tests.faults $(CLASS)
 
 test-real: .venv/installed ## The contract, our scripts, balancer and clients against a real Ollama on the CPU (PARTS="contract clients" for some)

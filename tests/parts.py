@@ -3,6 +3,7 @@
 Runs before anything is installed: it uses the standard library alone.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,8 @@ TESTS = Path(__file__).parent
 # The parts of a row run side by side.
 ROWS = (("install",), ("lint",), ("unit", "lab-parts"), ("lab-test",))
 TARGETS = {"install": ".venv/installed"}
+# A file with long tests alone, which run in their slices.
+LONG = re.compile(r"^pytestmark = .*pytest\.mark\.matrix", re.MULTILINE)
 
 
 @dataclass
@@ -114,11 +117,12 @@ def _cases(report: Path) -> list[tuple[str, str]]:
 
 
 def lab_files() -> list[str]:
-    """Return every file of lab tests, as reports write it."""
+    """Return every file of lab tests that has a test in every run, as reports write it."""
     return [
         f"tests.{path.parent.name}.{path.stem}"
         for kind in ("lab", "faults")
         for path in sorted((TESTS / kind).glob("test_*.py"))
+        if not LONG.search(path.read_text())
     ]
 
 

@@ -1,7 +1,7 @@
 """The slice of the faults and long tests that runs beside the sample: `python -m tests.slices` prints its number.
 
-Every test belongs to one of twenty slices by its place in the list, and every commit to a slice by the number of
-earlier commits, so that twenty commits in a row run every test. A slice takes five neighbouring tests, then five
+Every test belongs to one of forty slices by its place in the list, and every commit to a slice by the number of
+earlier commits, so that forty commits in a row run every test. A slice takes five neighbouring tests, then five
 further on: where a deploy is cut at each of its steps in turn, the next case proves the case before and goes on there.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-SLICES = 20
+SLICES = 40
 RUN = 5  # tests that stay together
 ROOT = Path(__file__).parents[1]
 

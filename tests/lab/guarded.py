@@ -41,7 +41,7 @@ class Guarded:
     def start(self) -> None:
         words = ["systemd-run", "--collect", f"--unit={self.unit}", "python3", self.program]
         self.fleet.on(ON, *words, str(self.port), self.folder, *self.words)
-        wait_for(lambda: f":{self.port} " in self.fleet.on(ON, "ss", "-Hltn"), 30)
+        wait_for(lambda: f":{self.port} " in self.fleet.on(ON, "ss", "-Hltn"))
 
     def stop(self) -> None:
         self.fleet.lab.host(ON).run(["systemctl", "stop", f"{self.unit}.service"], check=False)

@@ -85,6 +85,7 @@ def test_requests_that_waited_at_an_instance_that_dies_are_answered_by_another(f
     assert [(lost.instance, lost.failure) for lost in failed(answers)] == [("gpu-01/ollama1", "cut")]
 
 
+@pytest.mark.matrix
 def test_no_request_fails_where_a_whole_host_is_gone(fleet, lab, ask):
     forget(lab)
     with repaired(fleet, lab):
@@ -94,6 +95,7 @@ def test_no_request_fails_where_a_whole_host_is_gone(fleet, lab, ask):
     assert any(answer.instance.count(",") == 2 for answer in answers), "no request met both dead instances"
 
 
+@pytest.mark.matrix
 def test_a_host_that_does_not_even_refuse_is_passed_over(fleet, lab, ask):
     forget(lab)
     lab.cut("gpu-01")
@@ -115,6 +117,7 @@ def test_an_instance_that_answers_503_is_not_seen_by_clients(fleet, lab, ask):
     assert any("," in answer.instance for answer in answers), "no request met the instance"
 
 
+@pytest.mark.matrix
 def test_a_slow_request_is_not_tried_elsewhere(fleet, lab, ask):
     fleet.vars["balancer"] = {"read_timeout": "2s"}
     fleet.deploy()

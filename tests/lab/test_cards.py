@@ -92,6 +92,7 @@ def fault(lab):
         faults.switch(lab, "gpu-01", name, on=False)
 
 
+@pytest.mark.matrix
 def test_a_card_that_is_gone_leaves_the_others_in_service_and_its_instance_can_be_removed(scratch, fault):
     fleet = scratch
     missing, other = cards(fleet, "gpu-01")

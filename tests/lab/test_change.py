@@ -111,6 +111,7 @@ def test_a_host_that_leaves_its_groups_is_cleaned(fleet):
     settled(fleet)
 
 
+@pytest.mark.matrix
 def test_without_a_balancer_group_every_gpu_host_balances_over_its_own(fleet):
     retired = fleet.data["all"]["children"].pop("balancer")
     fleet.data["all"]["children"]["retired"] = retired

@@ -75,6 +75,7 @@ def test_a_changed_weight_is_three_execs_on_the_balancer_and_none_more_on_the_ot
         assert f"weight={weight} " in fleet.on("lb-01", "cat", "/etc/provision/nginx/upstream.conf")
 
 
+@pytest.mark.matrix
 def test_a_changed_model_list_is_few_execs(fleet):
     """Read; lock and read again; the log of each pull and load, and the proof of each change; the lock."""
     for models in (["deepseek-r1:1.5b", "qwen3:8b"], ["deepseek-r1:1.5b"]):

@@ -94,6 +94,7 @@ def test_healthy_hosts_pass(site):
     assert {"driver", "persistence", "nouveau", "native server"} <= verdicts(done.doc, HOST, "pass")
 
 
+@pytest.mark.matrix
 def test_each_fault_is_named_and_a_dead_host_leaves_the_others_alone(site):
     site.hosts("gpu")[HOST]["ollama"]["instances"][0]["port"] = 3009
     with broken(site):

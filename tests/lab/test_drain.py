@@ -30,6 +30,7 @@ def shown(done) -> dict[str, str]:
     return {each["instance"]: each["why"] for each in done.doc["drained"]}
 
 
+@pytest.mark.matrix
 def test_a_dead_host_is_drained_and_stays_so_over_deploys_and_reboots(fleet, lab):
     lab.cut("gpu-02")
     try:
@@ -77,6 +78,7 @@ def test_the_last_instances_of_a_model_are_drained_only_by_force(fleet, lab):
     assert fleet.on("lb-01", "sh", "-c", "cat /run/provision/lock 2>/dev/null || :") == ""
 
 
+@pytest.mark.matrix
 def test_a_drained_instance_is_replaced_without_getting_requests(fleet, lab):
     assert fleet.provision("drain", "gpu-01/ollama1", "--json").code == 0
     before = containers(lab)

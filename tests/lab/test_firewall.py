@@ -70,6 +70,7 @@ def asked(done, host=HOST):
     return {c["name"]: c["passed"] for c in checks if c["step"].startswith("neighbour:")}
 
 
+@pytest.mark.matrix
 def test_a_neighbour_does_not_reach_a_container_by_its_own_address(fleet, reached, route):
     address = fleet.on(HOST, *CONTAINER).strip()
     image = fleet.on(HOST, "docker", "inspect", "-f", "{{.Config.Image}}", "ollama1").strip()
@@ -78,7 +79,7 @@ def test_a_neighbour_does_not_reach_a_container_by_its_own_address(fleet, reache
     assert not reached(NEIGHBOUR, f"{address}:11434")
     fleet.on(HOST, "docker", "run", "-d", "--name", "foreign", "-p", "11500:11434", image)
     try:
-        wait_for(lambda: reached(NEIGHBOUR, f"{fleet.address(HOST)}:11500"), 30)
+        wait_for(lambda: reached(NEIGHBOUR, f"{fleet.address(HOST)}:11500"))
     finally:
         fleet.on(HOST, "docker", "rm", "-f", "foreign")
     rule = next(line for line in fleet.on(HOST, "iptables", "-S", "PROVISION").splitlines() if "docker0" in line)

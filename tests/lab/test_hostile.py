@@ -105,7 +105,13 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+OFTEN = ("Docker that babbles", "cards that shout", "file names that shout")  # in every run
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [pytest.param(lie, id=name, marks=[] if name in OFTEN else [pytest.mark.matrix]) for name, lie in LIES.items()],
+)
 def test_a_host_that_lies_is_refused_on_one_clean_screen(fleet, lab, lie):
     host = lab.host(BAD)
     host.run(["sh", "-euc", "cp -P /etc/os-release /root/os-release.kept"])

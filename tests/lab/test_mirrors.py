@@ -17,7 +17,7 @@ from .conftest import Fleet
 from .guarded import CANARY, HOST, LIMIT, ON, Guarded
 from .test_secrets import Env, Watch
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 PORT, TLS_PORT = 8081, 5443
 LABS = "/etc/apt/apt.conf.d/91lab-proxy"
 KEY = "/etc/apt/keyrings/provision-nvidia_toolkit.asc"

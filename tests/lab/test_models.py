@@ -43,6 +43,7 @@ def test_instances_whose_only_model_embeds_are_back_in_the_upstream_after_a_roll
     assert verified.code == 0, verified
 
 
+@pytest.mark.matrix
 def test_a_pull_that_stalls_is_given_up_and_the_host_is_free_again(scratch, lab):
     """The site's model registry stalls."""
     long = f"{lab.network.site}:{models.PORT}/library/{EMBEDDING}"
@@ -116,6 +117,7 @@ def fleet_models(fleet) -> str:
     return fleet.on("gpu-01", "docker", "exec", "ollama1", "ollama", "list")
 
 
+@pytest.mark.matrix
 def test_a_model_of_an_image_registry_is_refused_with_advice(scratch, lab):
     """The site's image registry is a real docker-registry, and sends blobs without a redirect."""
     name = f"library/{EMBEDDING}"
@@ -188,6 +190,7 @@ def test_damage_in_the_middle_of_a_blob_is_found_by_a_hash_and_mended_by_the_nex
     assert "No such file" in fleet.on("gpu-01", "sh", "-c", "ls /var/lib/provision/damaged 2>&1 || :")
 
 
+@pytest.mark.matrix
 def test_models_that_differ_are_warned_of_and_fail_the_verification(scratch):
     instance = scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
     instance["models"] = [EMBEDDING]

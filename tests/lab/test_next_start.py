@@ -37,6 +37,7 @@ def test_a_flag_of_the_next_start_is_refused_before_anything_is_changed(fleet, g
     assert gpu_01(STATE) == before
 
 
+@pytest.mark.matrix
 def test_a_flag_that_the_daemon_still_runs_with_is_refused_until_it_restarts(scratch):
     scratch.on(
         "gpu-01", "sh", "-euc", f"mv /etc/docker/daemon.json /root; {ADD_FLAG} {RELOAD}; systemctl restart docker"

@@ -18,7 +18,7 @@ from provision.lab.spec import Spec
 
 from . import programs
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 README = Path(__file__).parents[2] / "README.md"
 
 

@@ -17,7 +17,7 @@ from .conftest import Fleet
 from .guarded import CANARY, HOST, LIMIT, ON, Guarded
 from .test_secrets import Env
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 PORT = 3128
 KEY, FILE = "/etc/apt/keyrings/provision-docker.asc", "/etc/provision/docker/proxy.env"
 APT, OURS = "/etc/apt/apt.conf.d/0-provision-proxy", "/etc/provision/proxy.env"

@@ -81,6 +81,7 @@ def assert_cdi_came_first(host):
     host.run(["sh", "-euc", f"systemctl disable nvidia-cdi-refresh.service; rm {REFRESH}; systemctl daemon-reload"])
 
 
+@pytest.mark.matrix
 def test_a_host_whose_docker_is_starting_is_read_after_the_start(fleet, lab):
     """As after a boot: containers serve already (live-restore), and the daemon takes a while."""
     host, drop_in = lab.host("gpu-01"), "/run/systemd/system/docker.service.d/slow.conf"

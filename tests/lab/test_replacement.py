@@ -27,6 +27,7 @@ def too_small(fleet: Fleet, memory: str) -> dict:
     return one
 
 
+@pytest.mark.matrix
 def test_after_a_failed_start_one_command_starts_the_old_container_again_without_a_registry(fleet, lab):
     before = containers(fleet)
     one = too_small(fleet, "6m")
@@ -54,6 +55,7 @@ def test_after_a_failed_start_one_command_starts_the_old_container_again_without
     assert not any(fleet.changes().values())
 
 
+@pytest.mark.matrix
 def test_a_host_that_loses_power_within_a_replacement_gets_its_old_container_back_by_one_command(fleet, lab):
     before = containers(fleet)
     one = too_small(fleet, "16m")

@@ -107,6 +107,7 @@ def test_killed_in_a_long_job_the_next_deploy_attaches_to_it_at_once(slow):
     assert [one["result"] for one in newest(slow)["hosts"]] == ["changed"]
 
 
+@pytest.mark.matrix
 def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow):
     first = Running(slow, "--limit", "gpu-01", "--tags", "ollama,models")
     first.until("changing  container:ollama1")
@@ -163,6 +164,7 @@ def test_killed_before_the_balancers_learn_of_a_renamed_instance_the_next_run_te
     settle(loading)
 
 
+@pytest.mark.matrix
 def test_from_another_machine_a_dead_run_is_waited_for_or_its_lock_taken_away_and_then_resumed(slow, tmp_path):
     first = Running(slow, "-l", "gpu-01")
     first.until("changing  resident:ollama1")

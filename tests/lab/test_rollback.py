@@ -78,6 +78,7 @@ def test_an_image_there_and_back_without_a_registry(fleet, lab):
     assert fleet.provision("verify", "--json", "--limit", "gpu-01").code == 0
 
 
+@pytest.mark.matrix
 def test_settings_of_a_container_and_its_secret_file_are_what_they_were(fleet):
     one = fleet.hosts("gpu")["gpu-02"]["ollama"]["instances"][0]
     one.update(memory="4g", https_proxy="http://user:canary-of-proxy@proxy.test:3128")
@@ -124,6 +125,7 @@ def test_a_patch_that_does_not_apply_is_named_and_the_running_nginx_stays(fleet,
     settled(fleet)
 
 
+@pytest.mark.matrix
 def test_a_patched_nginx_goes_back_to_the_build_before_and_forth_again_without_compiling(fleet, lab):
     before = nginx(fleet)
     fleet.vars["nginx"]["patches"] = [listed(fleet, lab, nginx_series.SERIES)]

@@ -115,6 +115,7 @@ def test_ports_that_change_are_rolled_too(scratch, lab):
     assert down(scratch) == set()
 
 
+@pytest.mark.matrix
 def test_no_more_instances_are_renamed_at_once_than_may_be_out(scratch, lab):
     """A renamed instance is out until the end of its run: the balancers learn its new name in the last wave."""
     before = containers(lab)
@@ -142,6 +143,7 @@ def test_no_more_instances_are_renamed_at_once_than_may_be_out(scratch, lab):
     assert [name for name in volumes if "ollama" in name] == []
 
 
+@pytest.mark.matrix
 def test_cards_that_change_hands_are_one_outage(fleet, lab):
     instances = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"]
     with Load(fleet.address("lb-01"), 2, 20, "cards") as load, Watch(lab) as watch:
@@ -181,6 +183,7 @@ def test_an_instance_that_fails_its_test_stays_out_and_stops_the_roll(fleet, lab
     assert not any(fleet.changes().values())
 
 
+@pytest.mark.matrix
 def test_no_instance_is_replaced_while_its_balancer_cannot_be_told(fleet, lab):
     before = containers(lab)
     fleet.vars["ollama"]["log_max_file"] = 4
@@ -199,9 +202,8 @@ def test_no_instance_is_replaced_while_its_balancer_cannot_be_told(fleet, lab):
     assert replaced(before, containers(lab)) == set()
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.matrix) for one in (signal.SIGTERM, signal.SIGHUP))]
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab, tmp_path, number):
     before = containers(lab)
     fleet.vars["ollama"]["log_max_file"] = 4
@@ -229,6 +231,7 @@ def test_ctrl_c_while_streams_are_waited_for_gives_the_instance_back(fleet, lab,
     fleet.deploy()
 
 
+@pytest.mark.matrix
 def test_streams_that_do_not_end_in_time_are_cut_and_told_of(scratch, lab):
     scratch.vars["ollama"] |= {"log_max_file": 4, "drain_timeout": "1s"}
     # no stream ends by itself before its instance is out, however long the run takes to get there
@@ -242,6 +245,7 @@ def test_streams_that_do_not_end_in_time_are_cut_and_told_of(scratch, lab):
     assert {answer.failure for answer in load.failed} == {"cut"}
 
 
+@pytest.mark.matrix
 def test_a_restart_of_docker_that_stops_containers_takes_the_host_out_for_it(fleet, lab):
     before = containers(lab)
     fleet.hosts("gpu")["gpu-02"]["docker"] = {"live_restore": False, "log_max_size": "51m"}

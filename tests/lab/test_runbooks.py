@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parents[2] / "docs/runbooks"
 # tests/unit/test_fit.py.
 OTHERS = {"load-test", "behind-a-proxy", "behind-mirrors", "size-a-model"}
 PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem not in OTHERS)
+OFTEN = "first-hour"  # the page of every run
 CARDS = "/etc/provision-lab/gpus.json"
 
 
@@ -284,7 +285,9 @@ def items(page: str) -> Iterator[tuple[str, str]]:
         yield from (("type", line) for line in block.splitlines() if line.strip())
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[] if page == OFTEN else [pytest.mark.matrix]) for page in PAGES]
+)
 def test_every_command_of_a_runbook(scratch, tmp_path, page):
     operator = Operator(scratch, tmp_path)
     typed = 0

@@ -44,9 +44,10 @@ def test_two_hundred_streams_reach_every_instance_in_equal_shares(fleet):
         served = collections.Counter(name for name, _, _ in pool.map(lambda n: generate(fleet, n), range(200)))
     assert set(served) == {f"gpu-0{host}/ollama{number}" for host in (1, 2) for number in (1, 2)}
     assert sum(served.values()) == 200
-    assert all(30 <= count <= 70 for count in served.values()), served
+    assert all(20 <= count <= 80 for count in served.values()), served
 
 
+@pytest.mark.matrix
 def test_weights_are_honoured(scratch):
     for number, instance in enumerate(scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"]):
         instance["weight"] = 3 if number == 0 else 1
@@ -62,7 +63,7 @@ def test_weights_are_honoured(scratch):
 
 
 def test_the_first_token_comes_long_before_the_last(fleet):
-    _, first, last = generate(fleet, 0, tokens=60)
+    _, first, last = generate(fleet, 0, tokens=200)
     assert first < last / 2
 
 
@@ -128,6 +129,7 @@ def test_an_instance_that_is_gone_is_not_seen_by_clients(fleet):
     assert {name for name in served if "," not in name} == {"gpu-01/ollama2", "gpu-02/ollama1", "gpu-02/ollama2"}
 
 
+@pytest.mark.matrix
 def test_a_full_fleet_says_so_in_json_with_a_time_to_come_back(scratch):
     scratch.vars["balancer"] = {"queue": 0}
     scratch.deploy()

@@ -1,4 +1,4 @@
-"""Beside the sample a run takes one of twenty slices of the faults and long tests, by the number of its commit."""
+"""Beside the sample a run takes one of forty slices of the faults and long tests, by the number of its commit."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests import slices
+from tests import parts, slices
 
 ROOT = slices.ROOT
 
@@ -21,11 +21,11 @@ def git(folder, *words):
 
 @pytest.fixture
 def clone(tmp_path):
-    """A repository of 23 commits."""
+    """A repository of 43 commits."""
     folder = tmp_path / "clone"
     folder.mkdir()
     git(folder, "init", "-q")
-    for _ in range(23):
+    for _ in range(43):
         git(folder, "commit", "-q", "--allow-empty", "-m", "x")
     return folder
 
@@ -38,7 +38,7 @@ def test_the_number_of_commits_chooses_the_slice(clone):
 
 def test_in_a_shallow_clone_the_hash_chooses_the_slice(clone, tmp_path):
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{clone}", "shallow")
-    assert slices.of_commit(tmp_path / "shallow") == int(git(clone, "rev-parse", "HEAD"), 16) % 20
+    assert slices.of_commit(tmp_path / "shallow") == int(git(clone, "rev-parse", "HEAD"), 16) % slices.SLICES
 
 
 def test_without_a_history_the_run_takes_slice_0_and_says_so(tmp_path, capfd):
@@ -54,12 +54,18 @@ def collected(marks, **more):
     return re.findall(r"^tests/.*::.*$", said, re.MULTILINE)
 
 
-def test_a_slice_is_a_twentieth_of_the_tests_outside_the_sample():
+def test_a_slice_is_a_fortieth_of_the_tests_outside_the_sample():
     others = collected("(faults or matrix) and not sample", PROVISION_SLICE="")
     wanted = [name for place, name in enumerate(others) if slices.of_test(place) == 7]
     assert wanted
     assert abs(len(wanted) - len(others) / slices.SLICES) <= slices.RUN
     assert collected("slice", PROVISION_SLICE="7") == wanted
+
+
+def test_every_file_that_must_run_has_a_test_in_every_run():
+    names = collected("sample or not (faults or matrix)", PROVISION_SLICE="")
+    files = {name.partition(".py::")[0].replace("/", ".") for name in names}
+    assert files == set(parts.lab_files())
 
 
 def test_every_test_belongs_to_one_slice_of_consecutive_tests():
@@ -84,4 +90,4 @@ def test_the_tests_of_the_slice_are_named_at_the_end(monkeypatch):
     reporter = SimpleNamespace(stats=stats, section=lines.append, write_line=lines.append)
     monkeypatch.setenv("PROVISION_SLICE", "7")
     slices.summary(reporter)
-    assert lines == ["slice 7 of 20: 1 faults and long tests beside the sample", report.nodeid]
+    assert lines == [f"slice 7 of {slices.SLICES}: 1 faults and long tests beside the sample", report.nodeid]
