@@ -1,8 +1,10 @@
 """Numbers by the estimate: what a new container takes, what a container keeps, and the words of the plan."""
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +15,11 @@ from provision.command import Answer
 from provision.inventory import Host, Inventory
 from provision.plan import role_interface
 from provision.roles import ollama as role
-from provision.rollout.fleet import requests_at_once
+from provision.rollout.fleet import known, requests_at_once
+from provision.rollout.host_part import HostPart
+from provision.rollout.outcome import Outcome
+from provision.rollout.roll import Roll
+from provision.rollout.traffic import HostTraffic
 from provision.runs.context import Context
 from provision.steps.base import converged
 from provision.steps.facts import TITLE, HostFacts
@@ -288,6 +294,10 @@ def test_a_read_takes_a_single_exec_and_gives_the_models(tmp_path: Path) -> None
 
 
 def test_the_balancers_learn_the_requests_at_once_of_a_host(tmp_path: Path) -> None:
-    run = run_of(tmp_path, frozenset({"ollama"}), name="box")
+    run = run_of(tmp_path, frozenset({"ollama", "models"}), name="box")
     run.read()
     assert requests_at_once(run) == {"box/ollama2": 4}
+    part = HostPart(run, cast(HostTraffic, None), Outcome("box"))
+    members = SimpleNamespace(labels=lambda *states: frozenset(), unusable=frozenset())
+    state = known([part], cast(Roll, SimpleNamespace(context=run.context, members=members)), lambda host: nullcontext())
+    assert (state.addresses, state.parallel) == ({"box": "127.0.0.1"}, {"box/ollama2": 4})
