@@ -260,7 +260,7 @@ class Asked(ShellHost):
         return [Answer(0, facts) if command.title == TITLE else Answer(1, b"", b"no answer") for command in commands]
 
 
-CARD = "{0}, GPU-{0}, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled, Enabled"
+CARD = "{0}, GPU-{0}, NVIDIA L40S, 590.48.01, 46068, 8.9, Disabled, Disabled, Enabled"
 SIZES = "ask for the dimensions of "
 
 
