@@ -1,6 +1,8 @@
 """The firewall of the instances: the rules in the words of a real kernel, the check, and the removal."""
 
 import dataclasses
+import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from provision.plan.planner import plan_host
 from provision.roles import ollama as role
 from provision.steps.base import Answer, BlockedError
 from provision.steps.docker import inspect
-from provision.steps.docker.firewall import COMMAND, Firewall, OwnedFirewall, direct
+from provision.steps.docker.firewall import COMMAND, SCRIPT, Firewall, OwnedFirewall, direct
 from provision.steps.facts import Attachment, HostFacts
 from tests.unit.step_cases import TESTS
 
@@ -192,3 +194,36 @@ def test_admitted_networks_are_refused_where_instances_listen_on_loopback(tmp_pa
     if not address:
         path.write_text(text.format("", ", balancer: {hosts: {lb-01: }}"))
         assert role_interface.load(str(path)), "another host balances, so the instances listen on an address"
+
+
+INCOMPATIBLE = "iptables v1.8.9 (nf_tables): chain `{}' in table `filter' is incompatible, use 'nft' tool."
+ABSENT = "iptables: No chain/target/match by that name."
+SAVED = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{}COMMIT\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "saved", "code"),
+    [
+        (ABSENT, "", 0),
+        (INCOMPATIBLE, SAVED.format(""), 0),  # Debian 12 without Docker
+        (INCOMPATIBLE, SAVED.format(":DOCKER-USER - [0:0]\n:PROVISION - [0:0]\n"), 76),
+        (INCOMPATIBLE, "# Table `filter' is incompatible, use 'nft' tool.\n", 76),
+        (INCOMPATIBLE, "", 76),
+        ("Another app is currently holding the xtables lock", SAVED.format(""), 76),
+    ],
+)
+def test_a_chain_is_absent_only_where_iptables_proves_it(tmp_path: Path, said: str, saved: str, code: int) -> None:
+    (tmp_path / "saved").write_text(saved)
+    (tmp_path / "said").write_text(said.format("DOCKER-USER"))
+    fakes = {
+        "iptables": 'case "$*" in *FORWARD) echo "-P FORWARD ACCEPT" ;; *) cat "$FAKES/said" >&2; exit 1 ;; esac',
+        "iptables-save": 'test -s "$FAKES/saved" && cat "$FAKES/saved"',
+    }
+    for name, text in fakes.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAKES": str(tmp_path)}
+    done = subprocess.run(["sh", "-s"], input=SCRIPT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done
+    assert done.stdout == ("-P FORWARD ACCEPT\n# end\n" if code == 0 else "")
+    assert code == 0 or said.format("DOCKER-USER") in done.stderr
