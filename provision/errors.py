@@ -8,7 +8,7 @@
         UnreachableError           4  no connection, or a lost connection
           HostKeyError             4  the host's key is unknown or has changed
         RefusedError               3  the host is not as the inventory says, or a thing on the host is not ours
-          UnfitError               7  a model does not fit the memory of its cards
+          UnfitError               7  a model does not fit its cards, or the things of a plan do not fit a disk
         FactError                  3  an answer could not be read
         CommandError               3  a command failed: its words, exit code and stderr
         NotConvergedError          3  every command ran, and the host still differs
@@ -147,7 +147,7 @@ class RefusedError(HostError):
 
 
 class UnfitError(RefusedError):
-    """A model does not fit the memory of its cards, by an estimate."""
+    """A model does not fit the memory of its cards by an estimate, or a disk has too little room."""
 
     exit_code = 7
 

@@ -31,7 +31,7 @@ class Request:
         become_password: sudo's password, or None for the password in the inventory.
         user: login name; empty for the user in the inventory.
         private_key: path of the key for the login; empty for the key in the inventory.
-        force_fit: whether models are deployed that do not fit their cards by an estimate.
+        force_fit: whether models are deployed that do not fit their cards by an estimate, or their disk.
         setup: how hosts are reached and where runs keep files there; None for SSH and the usual folders.
 
     Raises:

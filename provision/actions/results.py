@@ -241,7 +241,7 @@ def doubled_cards(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def forced(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a warning for each instance that an operator forced onto cards without room, by an estimate."""
+    """Return a warning for each refusal by cards or disks without room that an operator overruled."""
     return [f"{outcome.host}: forced by --force-fit: {why}" for outcome in outcomes for why in outcome.forced]
 
 

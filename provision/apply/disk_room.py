@@ -1,6 +1,7 @@
 """Whether a host's disks have room for what its planned changes bring, before the first byte comes.
 
 Only a plan that pulls costs this read. A size that nobody tells is no refusal: the plan names the step as not asked.
+An operator may overrule the refusal, as for cards (`--force-fit`).
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from provision.command import Answer, Run
-from provision.errors import RefusedError
+from provision.errors import UnfitError
 from provision.plan.planner import NOTHING_CHANGED, Change, HostPlan
 from provision.steps.base import NOT_ASKED
 from provision.steps.room import Filling, Room
@@ -48,29 +49,38 @@ def _fillings(plan: HostPlan) -> list[tuple[Change, Filling]]:
     return [(change, filling) for change in changes if (filling := change.step.filling(change.have)) is not None]
 
 
-def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]]) -> HostPlan:
-    """Return the plan, with a note for each step whose size is unknown.
+@dataclass(frozen=True)
+class Checked:
+    """The judgement of a plan.
+
+    Args:
+        plan: with a note for each step whose size is unknown.
+        shortage: the refusal of a disk with too little room; None if all disks have room.
+    """
+
+    plan: HostPlan
+    shortage: UnfitError | None = None
+
+
+def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]]) -> Checked:
+    """Judge a plan.
 
     Args:
         plan: of one host.
         ask: runs the reads on the host in one exec; not called where nothing is brought.
-
-    Raises:
-        RefusedError: a disk has too little room.
     """
     pairs = _fillings(plan)
     if not pairs:
-        return plan
+        return Checked(plan)
     wanted = reads(plan)
     answers = dict(zip(wanted, ask(wanted), strict=True))
     brought = [
         Brought(change.step.id, filling, filling.room(answers[filling.size], answers[filling.place]))
         for change, filling in pairs
     ]
-    _refuse(brought)
     unknown = [entry for entry in brought if entry.room.unknown]
     notes = {entry.step: f"{NOT_ASKED}room for {entry.filling.what}: {entry.room.unknown}" for entry in unknown}
-    return dataclasses.replace(plan, notes={**plan.notes, **notes})
+    return Checked(dataclasses.replace(plan, notes={**plan.notes, **notes}), _shortage(brought))
 
 
 def by_disk(brought: Sequence[Brought]) -> list[list[Brought]]:
@@ -86,19 +96,32 @@ def by_disk(brought: Sequence[Brought]) -> list[list[Brought]]:
     return list(disks.values())
 
 
-def _refuse(brought: Sequence[Brought]) -> None:
-    """Refuse the host if the changes of a disk need more room than the disk has."""
+def _shortage(brought: Sequence[Brought]) -> UnfitError | None:
+    """Return the refusal of a host whose disk has less room than the changes need; None if every disk has room."""
     short = [entries for entries in by_disk(brought) if with_spare(entries) > entries[0].room.free]
     if not short:
-        return
+        return None
     looks = ", ".join(f"`df -h {entries[0].room.mount}`" for entries in short)
     settings = ", ".join(dict.fromkeys(entry.filling.setting for entries in short for entry in entries))
-    raise RefusedError(
-        f"no room: {'; '.join(map(demand, short))}",
-        f"make room ({looks} on the host), or name a larger disk ({settings}), then run the command again;"
-        f" {NOTHING_CHANGED}",
+    words = [*map(demand, short), *filter(None, map(_alternative, short))]
+    return UnfitError(
+        f"no room: {'; '.join(words)}",
+        f"make room ({looks} on the host), or name a larger disk ({settings}), then run the command again, or deploy"
+        f" with --force-fit; {NOTHING_CHANGED}",
         step=short[0][0].step,
     )
+
+
+def _alternative(entries: Sequence[Brought]) -> str:
+    """Return the largest thing that fits one disk in place of the largest entry, in words; else an empty text."""
+    large = max(entries, key=lambda entry: entry.room.need or 0)
+    same = [need for key, (_, need) in _things(entries).items() if key[0] == large.filling.size]
+    rest = _need(entries) - sum(same)
+    for name, size in large.filling.smaller:
+        need = rest + size * len(same)
+        if size < (large.room.need or 0) and need + _spare(need) <= large.room.free:
+            return f"{name} ({gigabytes(size)}) fits in place of {large.filling.what}"
+    return ""
 
 
 def _things(entries: Sequence[Brought]) -> Mapping[tuple[Run, Run], tuple[str, int]]:

@@ -75,6 +75,8 @@ class HostRun:
         """Instance -> the reason of the refusal, by the latest plan."""
         self.unfit: Mapping[str, str] = {}
         """Instance -> why its models do not fit its cards; refused, or forced by the operator."""
+        self.forced: tuple[str, ...] = ()
+        """Refusals by cards and by disks that the operator overruled."""
         self._lease = lease or context.lease(session, host.connection.timeout_factor)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
         self._planned_under_lock = False  # a lock taken by recovery comes without a read
@@ -128,7 +130,7 @@ class HostRun:
             roles: of the plan.
 
         Raises:
-            RefusedError: a disk has too little room for what the changes bring.
+            UnfitError: a disk has too little room for what the changes bring, and the operator forces nothing.
         """
         models = card_room.loads(plan, self.steps.entries if self.steps.past is None else ())
         reads = list(dict.fromkeys([*disk_room.reads(plan), *card_room.reads(models)]))
@@ -138,10 +140,15 @@ class HostRun:
         if self.unfit and not self.context.force_fit:
             plan = self.plan(roles)
         checked = disk_room.checked(plan, lambda wanted: [answers[read] for read in wanted])
-        notes = dict(checked.notes)
+        if checked.shortage and not self.context.force_fit:
+            raise checked.shortage
+        if self.context.force_fit:
+            disks = (checked.shortage.message,) if checked.shortage else ()
+            self.forced = (*self.unfit.values(), *map(self.hide, disks))
+        notes = dict(checked.plan.notes)
         for step, note in fit.notes.items():
             notes[step] = "; ".join(filter(None, (notes.get(step, ""), note)))
-        return dataclasses.replace(checked, notes={step: self.hide(note) for step, note in notes.items()})
+        return dataclasses.replace(checked.plan, notes={step: self.hide(note) for step, note in notes.items()})
 
     def deploy(self, roles: frozenset[str], fleet: FleetState | None = None) -> Iterator[Any]:
         """Bring the steps of some roles to their wanted state. A host without differences is not touched.

@@ -177,7 +177,7 @@ diff_option = click.option(
     "-D/ ", "--diff/--no-diff", default=True, show_default=True, help="Show what would change in files."
 )
 force_fit_option = click.option(
-    "--force-fit", is_flag=True, help="Also load models that do not fit their cards by the estimate."
+    "--force-fit", is_flag=True, help="Also deploy models that do not fit their cards by the estimate, or their disk."
 )
 exit_code_option = click.option("--exit-code", is_flag=True, help="With a plan: exit 5 when something would change.")
 

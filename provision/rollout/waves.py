@@ -232,7 +232,7 @@ class Rollout:
         self._plan(host, self._early)
         if not self._stay_connected:  # a verification pulls nothing
             host.outcome.plan = host.run.with_room(host.outcome.plan, self._early)
-            host.outcome.forced = tuple(host.run.unfit.values()) if self.context.force_fit else ()
+            host.outcome.forced = host.run.forced
         host.planned = host.outcome.plan
         count = len(host.planned.changes)
         host.run.say("planned", "", f"{count} to change" if count else "nothing to change")

@@ -43,7 +43,7 @@ class Context:
         kind: the kind of run.
         words: arguments of the command, for the journals: the instances of a drain, the run of a rollback.
         is_over: whether a run is over, as far as this machine's log knows: its locks are not waited for.
-        force_fit: whether models are deployed that do not fit their cards by an estimate.
+        force_fit: whether models are deployed that do not fit their cards by an estimate, or their disk.
         confirmed: host -> the plan that an operator agreed to; empty if nobody was asked.
         journals: host -> journal; several connections may write the journal of a balancer.
         setup: the way to hosts, folders, times, operator, and source of steps.

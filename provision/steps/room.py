@@ -5,7 +5,7 @@ file system.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from provision.command import Answer, Run
@@ -53,6 +53,7 @@ class Filling:
         place: read-only command for the free space, and for the bytes that are there already.
         room: makes the room from the two answers.
         setting: the setting that moves the place to another disk.
+        smaller: smaller things that can take the place of the thing, each with its bytes; the largest first.
     """
 
     what: str
@@ -60,6 +61,7 @@ class Filling:
     place: Run
     room: Callable[[Answer, Answer], Room]
     setting: str
+    smaller: Sequence[tuple[str, int]] = ()
 
 
 def of(place: Answer, need: int | None, unknown: str = "") -> Room:

@@ -184,6 +184,7 @@ CASES = {
         ready=docker_apart,
         put_back=True,
         leaves=(),
+        code=7,
     ),
     "/var/lib/docker, while an image is pulled": Case(
         docker_full,
@@ -211,6 +212,7 @@ CASES = {
         "model:ollama1/.*",
         put_back=True,
         leaves=(),
+        code=7,
     ),
     "the models folder, as the server says it after status 200": Case(
         both(

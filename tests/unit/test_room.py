@@ -16,7 +16,7 @@ import pytest
 from provision import actions, testing
 from provision.apply import disk_room
 from provision.command import Answer, Run, Script, look
-from provision.errors import RefusedError
+from provision.errors import UnfitError
 from provision.lab.model_registry import ModelRegistry
 from provision.plan.planner import Change, HostPlan
 from provision.plan.role_interface import Entry
@@ -378,11 +378,13 @@ class Big(Note):
         need: bytes; None for unknown.
         device: number of its file system.
         free: bytes that are free there.
+        tags: smaller things, each with its bytes.
     """
 
     need: int | None = 0
     device: str = "1"
     free: int = 1000
+    tags: tuple[tuple[str, int], ...] = ()
 
     def filling(self, have: Any) -> Filling:
         size, place = (look(ECHO, word, title=word) for word in (str(self.need), self.device))
@@ -393,6 +395,7 @@ class Big(Note):
             place,
             lambda _, place: Room(self.need, unknown, self.free, place.text.strip(), "/srv"),
             "x.folder",
+            self.tags,
         )
 
 
@@ -406,44 +409,79 @@ def asks(reads: Any) -> list[Answer]:
 
 def test_a_plan_that_fits_is_the_same_plan() -> None:
     plan = plan_of(Big("/a", need=900))
-    assert disk_room.checked(plan, asks) == plan
+    assert disk_room.checked(plan, asks) == disk_room.Checked(plan)
+
+
+def shortage_of(plan: HostPlan) -> UnfitError:
+    shortage = disk_room.checked(plan, asks).shortage
+    assert shortage is not None
+    return shortage
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_numbers_step_and_path() -> None:
     plan = plan_of(Big("/a", need=500 * KB), Big("/b", need=400 * KB), Big("/c", need=1, device="2"))
-    with pytest.raises(RefusedError) as refused:
-        disk_room.checked(plan, asks)
-    assert refused.value.step == "note:a"
-    assert refused.value.message == (
+    refused = shortage_of(plan)
+    assert (refused.step, refused.exit_code) == ("note:a", 7)
+    assert refused.message == (
         "no room: /srv has 0.0 MB free and needs 1.0 MB: note:a 0.5 MB, note:b 0.4 MB, and 0.1 MB to spare"
     )
-    assert "`df -h /srv` on the host" in refused.value.hint
-    assert "(x.folder)" in refused.value.hint
-    assert "nothing was changed on this host" in refused.value.hint
+    assert "`df -h /srv` on the host" in refused.hint
+    assert "(x.folder)" in refused.hint
+    assert "--force-fit" in refused.hint
+    assert "nothing was changed on this host" in refused.hint
 
 
 def test_the_spare_room_decides() -> None:
-    assert disk_room.checked(plan_of(Big("/a", need=909)), asks)
-    with pytest.raises(RefusedError):
-        disk_room.checked(plan_of(Big("/a", need=920)), asks)
+    assert disk_room.checked(plan_of(Big("/a", need=909)), asks).shortage is None
+    assert shortage_of(plan_of(Big("/a", need=920)))
 
 
 def test_a_large_model_needs_no_large_spare_room() -> None:
     gb = 10**9
     fits, too_large = (plan_of(Big("/a", need=need * gb, free=420 * gb)) for need in (404, 411))
-    assert disk_room.checked(fits, asks) == fits
-    with pytest.raises(RefusedError, match=r"needs 421\.0 GB: note:a 411\.0 GB, and 10\.0 GB to spare"):
-        disk_room.checked(too_large, asks)
+    assert disk_room.checked(fits, asks).shortage is None
+    assert "needs 421.0 GB: note:a 411.0 GB, and 10.0 GB to spare" in shortage_of(too_large).message
+
+
+TAGS = (("r1:70b", 70 * 10**9), ("r1:32b", 20 * 10**9), ("r1:7b", 5 * 10**9))
+
+
+@pytest.mark.parametrize(
+    ("needs", "free", "words"),
+    [
+        ((70,), 30, "; r1:32b (20.0 GB) fits in place of note:a"),
+        ((70, 10), 33, "; r1:32b (20.0 GB) fits in place of note:a"),
+        ((70, 10), 32, "; r1:7b (5.0 GB) fits in place of note:a"),
+        ((4,), 3, "to spare"),
+        ((70,), 5, "to spare"),
+    ],
+)
+def test_the_largest_smaller_thing_that_fits_the_disk_is_named(needs: Any, free: int, words: str) -> None:
+    gb = 10**9
+    steps = [
+        Big(f"/{name}", need=need * gb, free=free * gb, tags=TAGS) for name, need in zip("ab", needs, strict=False)
+    ]
+    assert shortage_of(plan_of(*steps)).message.endswith(words)
+
+
+def test_a_model_of_the_table_names_the_smaller_tags() -> None:
+    filling = Model(instance="ollama1", name="deepseek-r1:14b").filling(None)
+    assert filling is not None
+    assert filling.smaller[0] == ("deepseek-r1:8b", 5225376000)
+    assert [name for name, _ in filling.smaller][-1] == "deepseek-r1:1.5b"
+    unknown = Model(instance="ollama1", name="qwen3:8b").filling(None)
+    assert unknown is not None
+    assert unknown.smaller == ()
 
 
 def test_disks_are_judged_apart_and_a_shared_place_counts_once() -> None:
-    assert disk_room.checked(plan_of(Big("/a", need=800), Big("/b", need=801, device="2"), Big("/c", need=800)), asks)
-    with pytest.raises(RefusedError):
-        disk_room.checked(plan_of(Big("/a", need=800), Big("/b", need=801)), asks)
+    apart = plan_of(Big("/a", need=800), Big("/b", need=801, device="2"), Big("/c", need=800))
+    assert disk_room.checked(apart, asks).shortage is None
+    assert shortage_of(plan_of(Big("/a", need=800), Big("/b", need=801)))
 
 
 def test_a_size_that_nobody_says_is_a_note_and_no_refusal() -> None:
-    plan = disk_room.checked(plan_of(Big("/a", need=None)), asks)
+    plan = disk_room.checked(plan_of(Big("/a", need=None)), asks).plan
     assert plan.notes == {"note:a": "not asked: room for note:a: nobody says"}
 
 
@@ -456,20 +494,20 @@ SMALL = HostPlan((Change("docker", Note("/a"), "add", "not there"),))
 
 @pytest.mark.parametrize("plan", [HostPlan(), plan_of(Big("/a", need=10**9), action="remove"), SMALL])
 def test_a_plan_that_brings_nothing_asks_nothing(plan: HostPlan) -> None:
-    assert disk_room.checked(plan, never) == plan
+    assert disk_room.checked(plan, never) == disk_room.Checked(plan)
 
 
 @pytest.fixture
-def request_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], actions.Request]:
+def request_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., actions.Request]:
     (tmp_path / "inventory.yaml").write_text(INVENTORY)
     monkeypatch.chdir(tmp_path)
 
-    def build(need: int | None) -> actions.Request:
+    def build(need: int | None, **words: Any) -> actions.Request:
         def steps(host: Any, inventory: Any) -> tuple[Entry, ...]:
             return (Entry("docker", Big(str(tmp_path / f"{host.name}.note"), need=need)),)
 
         setup = testing.setup(tmp_path, steps=steps, owned=())
-        return actions.Request("inventory.yaml", limit=("gpu-01",), tags=("docker",), setup=setup)
+        return actions.Request("inventory.yaml", limit=("gpu-01",), tags=("docker",), setup=setup, **words)
 
     return build
 
@@ -479,7 +517,17 @@ def test_plan_and_deploy_refuse_before_any_change(request_for: Any, tmp_path: Pa
         [outcome] = outcomes
         assert (outcome.result, outcome.error.step) == ("failed", "note:gpu-01.note")
         assert "no room" in outcome.error.message
+    assert actions.plan(request_for(10**6)).exit_code == actions.deploy(request_for(10**6)).exit_code == 7
     assert not (tmp_path / "gpu-01.note").exists()
+
+
+def test_force_fit_deploys_to_a_disk_without_room_and_says_so(request_for: Any, tmp_path: Path) -> None:
+    plan = actions.plan(request_for(10**6, force_fit=True))
+    assert plan.exit_code == 0
+    [remark] = [remark for remark in plan.remarks if "by --force-fit" in remark]
+    assert remark.startswith("gpu-01: forced by --force-fit: no room: /srv has 0.0 MB free and needs 1.1 MB")
+    assert actions.deploy(request_for(10**6, force_fit=True)).exit_code == 0
+    assert (tmp_path / "gpu-01.note").exists()
 
 
 def test_an_unknown_size_is_told_by_the_plan_and_deployed(request_for: Any, tmp_path: Path) -> None:

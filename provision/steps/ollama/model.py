@@ -164,7 +164,10 @@ class Model(Step):
             return None
         usual = SIZES.get(server_state.canonical(self.name)) if have is None else None
         at, root, kept = self.storage, self.data_root, have is None and not self.digest
-        return model_room.filling(self.name, self.instance, at, root, insecure=self.insecure, usual=usual, kept=kept)
+        below = model_header.smaller(self.name)
+        smaller = tuple((each.name, SIZES[each.name]) for each in below if each.name in SIZES)
+        place = (self.name, self.instance, at, root)
+        return model_room.filling(*place, insecure=self.insecure, usual=usual, kept=kept, smaller=smaller)
 
     @property
     def loading(self) -> Loading | None:

@@ -8,7 +8,7 @@ Sources: the names of manifests and blobs, docs/facts.md#ollama-files; a pull th
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from provision.command import Answer, Script, look
@@ -63,7 +63,15 @@ free "$folder"
 
 
 def filling(
-    name: str, instance: str, at: str, data_root: str, *, insecure: bool, usual: int | None, kept: bool = False
+    name: str,
+    instance: str,
+    at: str,
+    data_root: str,
+    *,
+    insecure: bool,
+    usual: int | None,
+    kept: bool = False,
+    smaller: Sequence[tuple[str, int]] = (),
 ) -> Filling:
     """Return what the pull of a model brings.
 
@@ -75,6 +83,7 @@ def filling(
         insecure: whether the registry is asked over plain http.
         usual: bytes, where the registry does not tell the size; None if unknown.
         kept: whether a whole model on the disk stays, without a pull.
+        smaller: models that can take the place of the model, each with its bytes; the largest first.
     """
     repository, tag = address(name, insecure=insecure)
     words = place_words(name, instance, at, data_root)
@@ -90,6 +99,7 @@ def filling(
         ),
         partial(_room, usual=usual, kept=kept),
         "docker.data_root or ollama.storage" if volume else "ollama.storage",
+        smaller,
     )
 
 
