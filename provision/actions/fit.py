@@ -196,6 +196,10 @@ def _remarks(dimensions: Dimensions, request: Request) -> list[str]:
         )
     if slots(dimensions, request) != request.parallel:
         found.append(f"the server gives {dimensions.architecture} one slot, whatever was asked")
-    if dimensions.kv_heads and not dimensions.quantisable:
-        found.append("the cache of this model's file is f16 alone: keys and values differ in length")
+    if dimensions.kv_heads and not dimensions.flash_attention:
+        found.append(
+            "the cache of this model is f16, whatever was asked: the server has no flash attention for the model"
+        )
+    elif dimensions.kv_heads and not dimensions.quantisable:
+        found.append("the server loads this model with an f16 cache alone: a head is no whole number of blocks of 32")
     return found

@@ -123,7 +123,12 @@ def _words(
     verdict: Verdict, dimensions: Dimensions, loading: Loading, cards: Sequence[Card], beside: Sequence[str]
 ) -> Iterator[str]:
     """Yield the verdict, a smaller model that fits, and the terms of the estimate."""
-    yield verdict.sentence + (f" beside {', '.join(beside)}" if beside else "")
+    yield verdict.sentence
+    if beside:
+        yield (
+            f"{', '.join(beside)} of the same instance counts among the other users, because max_loaded_models is"
+            f" {loading.at_once}; ollama.max_loaded_models: {len(beside)} loads the models in turn"
+        )
     fitting = (each.name for each in loading.smaller if placed(each, loading.request, cards))
     if smaller := next(fitting, ""):
         yield f"{smaller} fits as asked"

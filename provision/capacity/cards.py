@@ -6,7 +6,7 @@ Source: memory.total of nvidia-smi; docs/facts.md#memory-of-cards.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MIB = 1 << 20
 RESERVED = 480
@@ -24,17 +24,29 @@ class Card:
         memory_bytes: all memory.
         used_by_others: the memory of the driver and of other programs, in bytes.
         foreign: the part of `used_by_others` that is in programs.
+        beside: the part of `used_by_others` for further models of the same instance.
     """
 
     name: str
     memory_bytes: int
     used_by_others: int = 0
     foreign: int = 0
+    beside: int = 0
 
     @property
     def free(self) -> int:
         """Bytes that a model can have."""
         return max(self.memory_bytes - self.used_by_others, 0)
+
+    @property
+    def taken(self) -> int:
+        """Bytes of foreign programs and of further models."""
+        return self.foreign + self.beside
+
+    @property
+    def emptied(self) -> Card:
+        """The card without foreign programs and further models."""
+        return replace(self, used_by_others=self.used_by_others - self.taken, foreign=0, beside=0)
 
 
 TOTAL = {

@@ -105,6 +105,18 @@ def slots(dimensions: Dimensions, request: Request) -> int:
     return 1 if dimensions.architecture in architectures.ONE_SLOT else request.parallel
 
 
+def cache_type(dimensions: Dimensions, request: Request) -> str:
+    """Return the type of the cache that the server takes: always f16 for a model without flash attention.
+
+    Source: ollama 0.17 `llm/server.go` `NewLlamaServer`; docs/facts.md#memory-of-a-model.
+
+    Args:
+        dimensions: of the model.
+        request: the wish.
+    """
+    return request.cache_type if dimensions.flash_attention else "f16"
+
+
 def context_of_slot(dimensions: Dimensions, request: Request) -> int:
     """Return the context of a slot in tokens: cut to the training context, then rounded up.
 
@@ -123,7 +135,7 @@ def cache_of_blocks(dimensions: Dimensions, request: Request) -> tuple[int, ...]
         dimensions: of the model.
         request: what to serve.
     """
-    many = slots(dimensions, request)
+    many, kind = slots(dimensions, request), cache_type(dimensions, request)
     whole = context_of_slot(dimensions, request)
     window = _window_cells(dimensions, request)
     sizes = []
@@ -134,7 +146,7 @@ def cache_of_blocks(dimensions: Dimensions, request: Request) -> tuple[int, ...]
         elif not heads:
             sizes.append(dimensions.recurrent_state * _STATE_BYTES * many)
         else:
-            sizes.append(cells * many * _cell_bytes(dimensions, heads, request.cache_type))
+            sizes.append(cells * many * _cell_bytes(dimensions, heads, kind))
     return tuple(sizes)
 
 
@@ -210,15 +222,15 @@ def _window_cells(dimensions: Dimensions, request: Request) -> int:
     return _padded(min(whole, dimensions.sliding_window + request.batch))
 
 
-def _cell_bytes(dimensions: Dimensions, heads: int, cache_type: str) -> int:
+def _cell_bytes(dimensions: Dimensions, heads: int, kind: str) -> int:
     """Return the bytes of one token in one block. With MLA the values are a part of the keys."""
     if dimensions.mla:
-        return _row(dimensions.kv_rank + dimensions.rope_length, cache_type)
-    return _row(heads * dimensions.key_length, cache_type) + _row(heads * dimensions.value_length, cache_type)
+        return _row(dimensions.kv_rank + dimensions.rope_length, kind)
+    return _row(heads * dimensions.key_length, kind) + _row(heads * dimensions.value_length, kind)
 
 
-def _row(numbers: int, cache_type: str) -> int:
-    per_block, size = CACHE_TYPES[cache_type]
+def _row(numbers: int, kind: str) -> int:
+    per_block, size = CACHE_TYPES[kind]
     return math.ceil(numbers / per_block) * size
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from provision.capacity import architectures
 from provision.capacity.cards import Card
 from provision.capacity.dimensions import Dimensions
-from provision.capacity.estimate import MIB, Estimate, Request, estimate
+from provision.capacity.estimate import MIB, Estimate, Request, cache_type, estimate
 from provision.capacity.verdict import LEAST_CONTEXT, placed
 
 USUAL_CONTEXT = 8192
@@ -138,7 +138,7 @@ def fits(models: Sequence[Dimensions], wish: Wish, choice: Choice, cards: Sequen
     largest = sorted(models, key=lambda model: (-estimate(model, request).total, model.name))
     room = list(cards)
     for model in largest[: wish.at_once]:
-        possible = wish.cache_type == "f16" or model.quantisable
+        possible = cache_type(model, request) == "f16" or model.quantisable
         shares = placed(model, request, room) if possible else None
         if not shares:
             return False
@@ -159,8 +159,9 @@ def occupied(shares: Sequence[Estimate], cards: Sequence[Card]) -> list[Card]:
         order.sort(key=lambda number: -cards[number].free)
     taken = dict(zip(order, used, strict=False))
     return [
-        dataclasses.replace(card, used_by_others=card.used_by_others + taken.get(number, 0))
+        dataclasses.replace(card, used_by_others=card.used_by_others + more, beside=card.beside + more)
         for number, card in enumerate(cards)
+        for more in (taken.get(number, 0),)
     ]
 
 

@@ -10,7 +10,17 @@ from enum import Enum
 
 from provision.capacity.cards import Card
 from provision.capacity.dimensions import Dimensions
-from provision.capacity.estimate import CONTEXT_STEP, GIB, Estimate, Request, context_of_slot, estimate, slots, split
+from provision.capacity.estimate import (
+    CONTEXT_STEP,
+    GIB,
+    Estimate,
+    Request,
+    cache_type,
+    context_of_slot,
+    estimate,
+    slots,
+    split,
+)
 
 LEAST_CONTEXT = 4096
 """No shorter context is proposed: the server's own least default. Source: ollama `server/routes.go`."""
@@ -67,10 +77,10 @@ def judge(dimensions: Dimensions, request: Request, cards: Sequence[Card]) -> Ve
     """
     if not cards:
         raise ValueError("a verdict needs at least one card")
-    possible = request.cache_type == "f16" or dimensions.quantisable
+    possible = cache_type(dimensions, request) == "f16" or dimensions.quantisable
     kind, proposal = _proposal(dimensions, request, cards) if possible else (Kind.NO, None)
     needed = cards_needed(dimensions, request, cards) if possible else 0
-    if kind is Kind.NO and needed:
+    if kind is Kind.NO and needed and not _fits_emptied(dimensions, request, cards):
         kind = Kind.CARDS
     shares = (proposal and placed(dimensions, proposal, cards)) or ()
     need = estimate(dimensions, request)
@@ -117,14 +127,15 @@ def largest_context(dimensions: Dimensions, request: Request, cards: Sequence[Ca
 
 
 def cards_needed(dimensions: Dimensions, request: Request, cards: Sequence[Card]) -> int:
-    """Return the least number of cards, like the largest of these, that serve a wish; 0 if `MOST_CARDS` are too few.
+    """Return the least number of cards, like the largest given card without foreign users, for a wish; 0 if
+    `MOST_CARDS` are too few.
 
     Args:
         dimensions: of the model.
         request: what to serve.
         cards: cards; the largest counts.
     """
-    largest = max(cards, key=lambda card: card.free)
+    largest = max((card.emptied for card in cards), key=lambda card: card.free)
     for number in range(1, MOST_CARDS + 1):
         if placed(dimensions, request, [largest] * number):
             return number
@@ -159,7 +170,10 @@ def _sentence(
     cards: Sequence[Card],
 ) -> str:
     """Return the answer for people."""
-    asked = f"context {context_of_slot(dimensions, request)} x {slots(dimensions, request)}, cache {request.cache_type}"
+    kept = cache_type(dimensions, request)
+    asked = f"context {context_of_slot(dimensions, request)} x {slots(dimensions, request)}, cache {kept}"
+    if kept != request.cache_type:
+        asked += f" in place of {request.cache_type}"
     need = gib(estimate(dimensions, request).total)
     counted = Counter(cards)
     rooms = ", ".join(
@@ -167,23 +181,39 @@ def _sentence(
         for card, number in counted.items()
     )
     head = f"estimate: {dimensions.name} ({asked}) needs {need} GiB of one card; {rooms}"
-    if request.cache_type != "f16" and not dimensions.quantisable:
+    if kept != "f16" and not dimensions.quantisable:
         return f"{head}: does not fit, because the server has no {request.cache_type} for this model; take f16"
     if kind is Kind.FITS:
         return f"{head}: fits" + (f", spread over {used} cards" if used > 1 else "")
-    return f"{head}: {'; '.join(_alternatives(request, proposal, needed, cards)) or 'does not fit'}"
+    alternatives = _alternatives(dimensions, request, proposal, needed, cards)
+    return f"{head}: {'; '.join(alternatives) or 'does not fit'}"
 
 
-def _alternatives(request: Request, proposal: Request | None, needed: int, cards: Sequence[Card]) -> list[str]:
+def _fits_emptied(dimensions: Dimensions, request: Request, cards: Sequence[Card]) -> bool:
+    """Whether a wish fits the cards without their present users."""
+    emptied = [card.emptied for card in cards]
+    return emptied != list(cards) and placed(dimensions, request, emptied) is not None
+
+
+def _alternatives(
+    dimensions: Dimensions, request: Request, proposal: Request | None, needed: int, cards: Sequence[Card]
+) -> list[str]:
     """Return what fits instead of the wish."""
     found = []
     if proposal is not None:
         shorter = f"context {proposal.context}" if proposal.context != request.context else ""
         other = f"cache {proposal.cache_type}" if proposal.cache_type != request.cache_type else ""
         found.append("fits with " + " and ".join(filter(None, (shorter, other))))
-    if needed:
-        largest = max(cards, key=lambda card: card.free)
-        found.append(f"as asked the model needs {needed} x {largest.name}")
+    taken = sum(card.taken for card in cards)
+    if taken:
+        found.append(f"other users hold {gib(taken)} GiB of these cards")
+    if _fits_emptied(dimensions, request, cards):
+        found.append("as asked the model fits these cards without other users")
+    elif needed:
+        largest = max((card.emptied for card in cards), key=lambda card: card.free)
+        found.append(f"as asked the model needs {needed} x {largest.name}" + (" without other users" if taken else ""))
+    elif taken and proposal is None:
+        found.append("does not fit")
     return found
 
 

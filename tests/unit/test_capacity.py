@@ -243,9 +243,26 @@ def test_does_not_fit() -> None:
 
 
 def test_a_type_of_the_cache_that_the_server_refuses() -> None:
-    verdict = judge(model("671b"), Request(8192, 1, "q8_0"), [card("H200")] * 8)
+    odd = dataclasses.replace(model("7b"), key_length=80, value_length=80)
+    verdict = judge(odd, Request(8192, 1, "q8_0"), [card("H200")] * 8)
     assert verdict.kind is Kind.NO
     assert "take f16" in verdict.sentence
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+@pytest.mark.parametrize("family", ["gemma2", "grok"])
+def test_a_model_without_flash_attention_gets_the_cache_f16_whatever_was_asked(family: str, kind: str) -> None:
+    plain = dataclasses.replace(model("7b"), architecture=family)
+    asked, taken = (judge(plain, Request(8192, 1, name), [card("RTX 4090")]) for name in (kind, "f16"))
+    assert (asked.kind, asked.need) == (Kind.FITS, taken.need)
+    assert f"cache f16 in place of {kind}" in asked.sentence
+    longer = judge(plain, Request(262144, 1, kind), [card("RTX 2080")])
+    assert "q8_0 " not in longer.sentence.partition(")")[2]
+
+
+def test_keys_longer_than_values_keep_the_cache_f16() -> None:
+    verdict = judge(model("671b"), Request(8192, 1, "q8_0"), [card("H200")] * 8)
+    assert verdict.need == judge(model("671b"), Request(8192), [card("H200")] * 8).need
 
 
 def test_one_of_several_cards_is_enough_for_a_small_model() -> None:
@@ -257,6 +274,24 @@ def test_memory_of_other_users_is_not_free() -> None:
     own = card("RTX 4090")
     shared = dataclasses.replace(own, used_by_others=own.used_by_others + 8 * GIB)
     assert judge(model("32b"), Request(8192), [shared]).kind is Kind.CARDS
+
+
+def occupied(name: str, size: int) -> Card:
+    own = card(name)
+    return dataclasses.replace(own, used_by_others=own.used_by_others + size, foreign=size)
+
+
+def test_a_card_that_others_fill_does_not_make_the_model_need_many_cards() -> None:
+    verdict = judge(model("32b"), Request(8192), [occupied("RTX 4090", 22 * GIB)])
+    assert (verdict.kind, verdict.cards_needed, verdict.proposal) == (Kind.NO, 1, None)
+    assert verdict.sentence.endswith(
+        "other users hold 22.0 GiB of these cards; as asked the model fits these cards without other users"
+    )
+    verdict = judge(model("70b"), Request(8192), [occupied("RTX 4090", 22 * GIB)])
+    assert (verdict.kind, verdict.cards_needed) == (Kind.CARDS, 2)
+    assert verdict.sentence.endswith("as asked the model needs 2 x RTX 4090 without other users")
+    verdict = judge(model("671b"), Request(8192), [occupied("RTX 2060", GIB)])
+    assert verdict.sentence.endswith("other users hold 1.0 GiB of these cards; does not fit")
 
 
 def test_the_largest_context() -> None:

@@ -235,13 +235,19 @@ def test_a_shorter_context_is_proposed() -> None:
 def test_other_users_of_a_card_count() -> None:
     step = Loads("/a", model="deepseek-r1:14b")
     assert judged(step, foreign={"GPU-1": 20000}).unfit == {}
-    assert "has 3.0" in judged(step, foreign={"GPU-0": 24564 - RESERVED - 3072}).unfit["ollama1"]
+    why = judged(step, foreign={"GPU-0": 24564 - RESERVED - 3072}).unfit["ollama1"]
+    assert "has 3.0" in why
+    assert "other users hold 20.5 GiB of these cards; as asked the model fits these cards without other users" in why
+    assert " x NVIDIA" not in why
 
 
 def test_models_loaded_at_once_share_the_cards() -> None:
     pair = [Loads("/a", model=f"deepseek-r1:{size}", at_once=2) for size in ("14b", "32b")]
-    assert "needs 1" in (why := judged(*pair).unfit["ollama1"])
-    assert "beside deepseek-r1:32b" in why
+    why = judged(*pair).unfit["ollama1"]
+    assert "needs 1" in why
+    assert "as asked the model fits these cards without other users" in why
+    assert "deepseek-r1:32b of the same instance counts among the other users, because max_loaded_models is 2" in why
+    assert "ollama.max_loaded_models: 1 loads the models in turn" in why
     assert judged(*(dataclasses.replace(step, at_once=1) for step in pair)).unfit == {}
     assert judged(*(dataclasses.replace(step, gpus=(0, 1)) for step in pair)).unfit == {}
 
