@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from provision.ssh.transport import Transport
     from provision.steps.facts import HostFacts
     from provision.steps.loading import Loading
-    from provision.steps.ollama.measured_size import Size
+    from provision.steps.ollama.kept_size import Kept
+    from provision.steps.ollama.measured_size import Size, Sizes
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,40 @@ class Place:
 
 @dataclass(frozen=True)
 class Measured:
-    """A loaded model beside its estimate.
+    """A declared or loaded model beside its estimate.
 
     Args:
         label: `HOST/INSTANCE`.
-        size: the size by the server.
-        need: the estimate for the context of the server; None where nobody tells the dimensions.
-        why: why there is no estimate; else empty.
+        model: name of the model.
+        size: the size by the server now; None where the model is not loaded, or the server is silent.
+        kept: the size that the host kept of the last load; None without.
+        need: the estimate for the context of the size; None where nobody tells the dimensions.
+        why: why there is no size now, or no estimate; else empty.
     """
 
     label: str
-    size: Size
-    need: Estimate | None
+    model: str
+    size: Size | None = None
+    kept: Kept | None = None
+    need: Estimate | None = None
     why: str = ""
+
+    @property
+    def best(self) -> Size | None:
+        """The size now, else the kept size."""
+        return self.size or (self.kept.size if self.kept else None)
 
     @property
     def estimated(self) -> int:
         """Bytes of the estimate that the server counts too: without the process and the margin."""
         return self.need.weights + self.need.kv_cache + self.need.compute if self.need else 0
+
+    @property
+    def difference(self) -> float | None:
+        """Percent by which the size is larger than the estimate; None without a size or an estimate."""
+        if self.best is None or not self.estimated:
+            return None
+        return round(100 * (self.best.size - self.estimated) / self.estimated, 1)
 
 
 def propose(request: Request, wish: Wish) -> Answers[tuple[Place, ...]]:
@@ -124,7 +141,7 @@ def _place(label: str, cards: Sequence[Card] | str, wish: Wish) -> Place:
 
 
 def measure(request: Request) -> Answers[tuple[Measured, ...]]:
-    """Compare the size of every loaded model with its estimate.
+    """Compare the size of every declared or loaded model with its estimate: the size now, and the kept size.
 
     Args:
         request: selects the hosts.
@@ -139,9 +156,11 @@ def measure(request: Request) -> Answers[tuple[Measured, ...]]:
         loadings = _loadings(host, inventory)
         if not loadings:
             return ()
-        reads = list(dict.fromkeys([engines.sizes_command(), *(loading.read for loading in loadings)]))
+        now, before = engines.sizes_command(), engines.kept_sizes_command()
+        reads = list(dict.fromkeys([now, before, *(loading.read for loading in loadings)]))
         answers = dict(zip(reads, session.batch(reads, stop=False), strict=True))
-        return compared(host.name, loadings, engines.sizes(answers[reads[0]]), answers)
+        sizes, kept = engines.sizes(answers[now]), engines.kept_sizes(answers[before])
+        return compared(host.name, loadings, sizes, kept, answers)
 
     return asking.ask(request, work)
 
@@ -155,31 +174,55 @@ def _loadings(host: Host, inventory: Inventory) -> list[Loading]:
 
 
 def compared(
-    host: str, loadings: Sequence[Loading], sizes: Sequence[Size], answers: Mapping[Run, Answer]
+    host: str, loadings: Sequence[Loading], sizes: Sizes, kept: Sequence[Kept], answers: Mapping[Run, Answer]
 ) -> tuple[Measured, ...]:
-    """Return every loaded model of a host with its estimate.
+    """Return every declared and every loaded model of a host, with its sizes and its estimate. A kept size of a model
+    that is neither is left out.
 
     Args:
         host: name of the host.
         loadings: the declared models of the host.
         sizes: the loaded models.
+        kept: the kept sizes.
         answers: to the reads of the declared models.
     """
-    from provision.errors import GuardError
     from provision.steps import engines
 
     declared = {(loading.instance, engines.canonical(loading.model)): loading for loading in loadings}
+    loaded = {(size.instance, size.model): size for size in sizes.loaded}
+    earlier = {}
+    for entry in reversed(kept):  # the newest comes first, and counts
+        instance, model = entry.size.instance, entry.size.model
+        earlier[instance, sizes.pulled.get((instance, model), model)] = entry
     found = []
-    for size in sizes:
-        loading, label = declared.get((size.instance, size.model)), f"{host}/{size.instance}"
-        if loading is None:
-            found.append(Measured(label, size, None, "the inventory does not declare the model"))
-            continue
-        try:
-            dimensions = loading.dimensions(answers[loading.read])
-        except GuardError as error:
-            found.append(Measured(label, size, None, error.message))
-            continue
-        wish = dataclasses.replace(loading.request, context=size.context or loading.request.context)
-        found.append(Measured(label, size, estimate(dimensions, wish)))
+    for key in sorted(declared.keys() | loaded.keys()):
+        row = Measured(f"{host}/{key[0]}", key[1], loaded.get(key), earlier.get(key))
+        why = "" if row.size else _silence(key[0], sizes, row.kept)
+        need, unknown = _need(declared.get(key), row.best, answers)
+        found.append(dataclasses.replace(row, need=need, why="; ".join(filter(None, (why, unknown)))))
     return tuple(found)
+
+
+def _silence(instance: str, sizes: Sizes, kept: Kept | None) -> str:
+    """Return why a declared model has no size now."""
+    if instance not in sizes.silent:
+        why = "not loaded now" if instance in sizes.answered else "the instance is not there"
+    else:
+        why = f"the server did not answer: {sizes.silent[instance]}"
+    return why if kept else f"no size: {why}"
+
+
+def _need(loading: Loading | None, size: Size | None, answers: Mapping[Run, Answer]) -> tuple[Estimate | None, str]:
+    """Return the estimate of a model for the context of a size, or why nobody knows."""
+    from provision.errors import GuardError
+
+    if loading is None:
+        return None, "the inventory does not declare the model"
+    try:
+        dimensions = loading.dimensions(answers[loading.read])
+    except GuardError as error:
+        return None, error.message
+    wish = loading.request
+    if size and size.context:
+        wish = dataclasses.replace(wish, context=size.context)
+    return estimate(dimensions, wish), ""

@@ -58,7 +58,11 @@ from provision.cli.options import answered, colour_option, json_option, limit_op
     metavar="[FILE]",
     help="Propose a model for the cards of each host of the inventory.  [FILE: inventory.yaml]",
 )
-@click.option("--measured", is_flag=True, help="With --inventory: the loaded models, measured and estimated.")
+@click.option(
+    "--measured",
+    is_flag=True,
+    help="With --inventory: the models of the hosts, measured, kept of the last load, and estimated.",
+)
 @limit_option
 @password_option
 @colour_option

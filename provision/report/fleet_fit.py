@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from provision.actions.fleet_fit import Measured, Place
 from provision.actions.results import Answers
@@ -14,6 +14,9 @@ from provision.report import console
 from provision.report.console import failures, say
 from provision.report.layout import paint
 from provision.terminal_text import line
+
+if TYPE_CHECKING:
+    from provision.steps.ollama.measured_size import Size
 
 NONE = "-"
 
@@ -51,38 +54,61 @@ def show_places(found: Answers[tuple[Place, ...]], request: Request, *, as_json:
 
 
 def show_measured(found: Answers[tuple[Measured, ...]], request: Request, *, as_json: bool) -> None:
-    """Print every loaded model with its size by the server and by the estimate.
+    """Print every declared or loaded model with its size now, its kept size, and its estimate.
 
     Args:
-        found: the loaded models of every host, or the host's error.
+        found: the models of every host, or the host's error.
         request: of the command; the servers' own settings decide.
         as_json: whether the document is wanted.
     """
-    rows = _all(found)
+    rows: list[Measured] = _all(found)
     if as_json:
-        document = [
-            {
-                "instance": row.label,
-                "model": row.size.model,
-                "context": row.size.context,
-                "measured": row.size.size,
-                "on_cards": row.size.on_cards,
-                "estimated": row.estimated,
-                "terms": row.need and {**dataclasses.asdict(row.need), "total": row.need.total},
-                "why": row.why,
-            }
-            for row in rows
-        ]
+        document = [_measured(row) for row in rows]
         console.document("fit", found.exit_code, found.inventory.warnings, **_body(request, measured=document))
         return
-    say(f"{'GiB':24}  {'MEASURED':>8}  {'ON CARDS':>8}  {'ESTIMATE':>8}  {'CONTEXT':>8}  MODEL")
+    heads = ("NOW", "KEPT", "ON CARDS", "ESTIMATE", "DIFFERS", "CONTEXT")
+    say(f"{'GiB':24}" + "".join(f"  {head:>8}" for head in heads) + "  MODEL")
     for row in rows:
-        numbers = (gib(row.size.size), gib(row.size.on_cards), gib(row.estimated) if row.need else NONE)
-        cells = "".join(f"  {text:>8}" for text in (*numbers, str(row.size.context)))
-        say(f"{line(row.label):24}{cells}  {line(row.size.model)}" + (f"  ({line(row.why)})" if row.why else ""))
+        cells = "".join(f"  {text:>8}" for text in _cells(row))
+        say(f"{line(row.label):24}{cells}  {line(row.model)}" + (f"  ({line(row.why)})" if row.why else ""))
     if not rows:
-        say("no model is loaded")
+        say("no model is declared or loaded")
     _failures(found)
+
+
+def _cells(row: Measured) -> tuple[str, ...]:
+    """Return the figures of a row: sizes in GiB, the difference in percent of the estimate, the context in tokens."""
+    best, differs = row.best, row.difference
+    return (
+        gib(row.size.size) if row.size else NONE,
+        gib(row.kept.size.size) if row.kept else NONE,
+        gib(best.on_cards) if best else NONE,
+        gib(row.estimated) if row.need else NONE,
+        NONE if differs is None else f"{differs:+.1f} %",
+        str(best.context) if best else NONE,
+    )
+
+
+def _measured(row: Measured) -> dict[str, Any]:
+    """Return the document of a row. The figures are those of now, else the kept ones; 0 without both."""
+    best, kept = row.best, row.kept
+    return {
+        "instance": row.label,
+        "model": row.model,
+        "context": best.context if best else 0,
+        "measured": best.size if best else 0,
+        "on_cards": best.on_cards if best else 0,
+        "is_loaded": row.size is not None,
+        "kept": kept and {**_size(kept.size), "at": kept.at},
+        "estimated": row.estimated,
+        "difference": row.difference,
+        "terms": row.need and {**dataclasses.asdict(row.need), "total": row.need.total},
+        "why": row.why,
+    }
+
+
+def _size(size: Size) -> dict[str, int]:
+    return {"size": size.size, "on_cards": size.on_cards, "context": size.context}
 
 
 def _all(found: Answers[tuple[Any, ...]]) -> list[Any]:

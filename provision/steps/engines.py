@@ -5,9 +5,10 @@ from provision.command import Answer, Run
 from provision.inventory import Host, Instance, Inventory, Serving, topology
 from provision.steps.docker.probe import Probes
 from provision.steps.instance.engine import Engine
-from provision.steps.ollama import measured_size, model_header
+from provision.steps.ollama import kept_size, measured_size, model_header
 from provision.steps.ollama.engine import OLLAMA
-from provision.steps.ollama.measured_size import Size
+from provision.steps.ollama.kept_size import Kept
+from provision.steps.ollama.measured_size import Sizes
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OLLAMA,)}
 """Engines by name. The first is the default."""
@@ -36,13 +37,30 @@ def sizes_command() -> Run:
     return measured_size.command()
 
 
-def sizes(answer: Answer) -> tuple[Size, ...]:
-    """Return the loaded models of the default engine on a host.
+def sizes(answer: Answer) -> Sizes:
+    """Return the loaded models of the default engine on a host, and the servers without an answer.
 
     Args:
         answer: to `sizes_command`.
+
+    Raises:
+        FactError: Docker does not answer.
     """
     return measured_size.sizes(answer)
+
+
+def kept_sizes_command() -> Run:
+    """Return the read-only command for the sizes that a host has kept of earlier loads."""
+    return kept_size.command()
+
+
+def kept_sizes(answer: Answer) -> tuple[Kept, ...]:
+    """Return the sizes that a host has kept.
+
+    Args:
+        answer: to `kept_sizes_command`.
+    """
+    return kept_size.kept(answer)
 
 
 def canonical(model: str) -> str:

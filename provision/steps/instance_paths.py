@@ -9,6 +9,9 @@ FIREWALL_RULES = f"{FOLDER}/firewall.rules"
 INSTANCES = f"{FOLDER}/instances"
 """The instances to start at boot."""
 
+MEASURED = "/var/lib/provision/measured"
+"""The folder with the sizes of loaded models: a file for each instance, gone with the instance."""
+
 PROGRAMS = "/opt/provision/lib/ollama-"
 """The begin of the paths of programs."""
 FIREWALL_PROGRAM = f"{PROGRAMS}firewall"

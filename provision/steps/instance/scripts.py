@@ -5,6 +5,7 @@ POSIX sh, under `set -eu`. Hosts have `docker` and `curl`; the image has neither
 """
 
 from provision.command import Script
+from provision.steps.instance_paths import MEASURED
 
 PREVIOUS = ".PREVIOUS"
 """Ends the name of a previous container: no instance's name has a capital letter."""
@@ -87,6 +88,7 @@ REMOVE = Script(
     + f"""
 if there "$1"; then drop "$1"; fi
 if ours "$1{PREVIOUS}"; then drop "$1{PREVIOUS}"; fi
+rm -f -- "{MEASURED}/$1"
 """,
 )
 REMOVE_PREVIOUS = Script(

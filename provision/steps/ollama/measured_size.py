@@ -3,8 +3,8 @@
 Source: `size` and `size_vram` of `/api/ps`, docs/facts.md#ollama-api.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from provision.command import Answer, Run
 from provision.errors import FactError
@@ -40,8 +40,25 @@ def command() -> Run:
     return server_state.command()
 
 
-def sizes(answer: Answer) -> tuple[Size, ...]:
-    """Return the loaded models of a host, by instance and name.
+@dataclass(frozen=True)
+class Sizes:
+    """The loaded models of a host.
+
+    Args:
+        loaded: by instance and name.
+        silent: instance -> why its server did not answer.
+        answered: names of the instances whose servers answered.
+        pulled: instance and name for clients -> the name under which the model was pulled.
+    """
+
+    loaded: tuple[Size, ...] = ()
+    silent: Mapping[str, str] = field(default_factory=dict)
+    answered: frozenset[str] = frozenset()
+    pulled: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+def sizes(answer: Answer) -> Sizes:
+    """Return the loaded models of a host, and the servers without an answer.
 
     Args:
         answer: to `command`.
@@ -59,19 +76,34 @@ def sizes(answer: Answer) -> tuple[Size, ...]:
             exit_status=answer.exit,
             stderr=ending(evidence, 2000),
         ) from error
-    return tuple(size for name in sorted(servers) for size in of_server(name, servers[name]))
+    loaded = tuple(size for name in sorted(servers) for size in of_server(name, servers[name]))
+    silent = {name: _silence(server) for name, server in servers.items() if server.loaded is None}
+    pulled = {(name, alias): source for name, server in servers.items() for alias, source in _pulled(server).items()}
+    return Sizes(loaded, silent, frozenset(servers.keys() - silent.keys()), pulled)
+
+
+def _pulled(server: server_state.Server) -> dict[str, str]:
+    """Return name for clients -> name under which the model was pulled."""
+    return {server_state.canonical(name): server_state.canonical(source) for name, source in server.aliases.items()}
+
+
+def _silence(server: server_state.Server) -> str:
+    """Return why a server did not answer."""
+    return server.error if server.status == "running" else f"its container is {server.status}"
 
 
 def of_server(instance: str, server: server_state.Server) -> Iterator[Size]:
-    """Yield the loaded models of an instance. An impossible number of the server counts as 0.
+    """Yield the loaded models of an instance, by the names under which they were pulled. An impossible number of the
+    server counts as 0.
 
     Args:
         instance: name of the instance.
         server: its server.
     """
+    pulled = _pulled(server)
     for model, entry in sorted((server.loaded or {}).items()):
         numbers = (entry.get("size"), entry.get("size_vram"), entry.get("context_length", 0))
         size, on_cards, context = (
             number if isinstance(number, int) and 0 <= number < MOST else 0 for number in numbers
         )
-        yield Size(instance, model, size, on_cards, context)
+        yield Size(instance, pulled.get(model, model), size, on_cards, context)

@@ -8,6 +8,7 @@ POSIX sh under `set -eu`. The scripts run on the host, because a client that goe
 from provision.command import Script
 from provision.steps.docker.gpu_processes import LIMIT, SHARE
 from provision.steps.instance.scripts import ready
+from provision.steps.ollama import kept_size
 from provision.steps.ollama.server_state import MARKS, MENDED, MIB, PROBE
 from provision.steps.system import content
 
@@ -262,14 +263,18 @@ evidence() { # container
 }
 """
 
+# The sizes of the loaded models are kept first, whatever the judgement.
 # A model that does not fit, or a server that found no card, uses the CPU without an error, and a server on the CPU may
 # report all bytes on the cards (docs/facts.md#model-memory). So nvidia-smi's list of processes is asked too, by the
 # rules of `gpu_processes.holding`.
 WHOLE = (
     EVIDENCE
+    + kept_size.KEEP
     + rf"""
 whole() {{ # container, address:port
-  sizes=$(curl --noproxy '*' -fsS -m 20 "http://$2/api/ps" | tr ',' '\n' |
+  loaded=$(curl --noproxy '*' -fsS -m 20 "http://$2/api/ps") || loaded=
+  keep_sizes "$1" "$loaded"
+  sizes=$(printf '%s\n' "$loaded" | tr ',' '\n' |
     sed -n 's/.*"\(size\|size_vram\)" *: *\([0-9]*\).*/\1 \2/p')
   partly=$(printf '%s\n' "$sizes" | awk '$1 == "size" {{size = $2}}
     $1 == "size_vram" {{vram = $2; if (vram != size) print vram " of " size " bytes"}}')
