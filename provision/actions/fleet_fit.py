@@ -222,7 +222,7 @@ def _need(loading: Loading | None, size: Size | None, answers: Mapping[Run, Answ
         dimensions = loading.dimensions(answers[loading.read])
     except GuardError as error:
         return None, error.message
-    wish = loading.request
+    wish = loading.wish(dimensions)
     if size and size.context:
         wish = dataclasses.replace(wish, context=size.context)
     return estimate(dimensions, wish), ""

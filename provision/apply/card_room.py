@@ -5,6 +5,7 @@ estimate refuses an instance, and the rest of the host goes on. A model that nob
 the model.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -93,7 +94,8 @@ def judged(models: Loads, facts: HostFacts, answers: Mapping[Run, Answer]) -> Fi
             try:
                 if isinstance(cards, str):
                     raise GuardError(cards)
-                known.append((loading.dimensions(answers[asked[loading.model]]), loading))
+                dimensions = loading.dimensions(answers[asked[loading.model]])
+                known.append((dimensions, dataclasses.replace(loading, request=loading.wish(dimensions))))
             except GuardError as error:
                 notes[step] = f"{NOT_ASKED}whether {loading.model} fits the cards of {instance}: {error.message}"
         if not isinstance(cards, str) and (why := _complaint(known, cards)):
@@ -129,6 +131,8 @@ def _words(
             f"{', '.join(beside)} of the same instance counts among the other users, because max_loaded_models is"
             f" {loading.at_once}; ollama.max_loaded_models: {len(beside)} loads the models in turn"
         )
+    if dimensions.own_context:
+        yield "the context is num_ctx of the model's own parameters, which wins over ollama.context_length"
     fitting = (each.name for each in loading.smaller if placed(each, loading.request, cards))
     if smaller := next(fitting, ""):
         yield f"{smaller} fits as asked"

@@ -78,6 +78,7 @@ class Dimensions:
         experts: number of experts; 0 for a dense model.
         experts_used: experts that work on one token.
         parameters: number of weights; 0 where unknown.
+        own_context: tokens of context of a request by the model's own parameters (`num_ctx`); 0 without.
         source: the origin: a GGUF header, a host's server, or our table.
     """
 
@@ -101,6 +102,7 @@ class Dimensions:
     experts: int = 0
     experts_used: int = 0
     parameters: int = 0
+    own_context: int = 0
     source: Source = "gguf"
 
     @property

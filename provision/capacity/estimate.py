@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from provision.capacity import architectures
 from provision.capacity.cards import Card
@@ -115,6 +115,18 @@ def cache_type(dimensions: Dimensions, request: Request) -> str:
         request: the wish.
     """
     return request.cache_type if dimensions.flash_attention else "f16"
+
+
+def with_own_context(dimensions: Dimensions, request: Request) -> Request:
+    """Return the wish with the context by the model's own parameters, if any: they win over the server's setting.
+
+    Source: ollama 0.33 `server/routes.go` `modelOptions`.
+
+    Args:
+        dimensions: of the model.
+        request: the wish.
+    """
+    return replace(request, context=dimensions.own_context) if dimensions.own_context else request
 
 
 def context_of_slot(dimensions: Dimensions, request: Request) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from provision.capacity import architectures
 from provision.capacity.cards import Card
 from provision.capacity.dimensions import Dimensions
-from provision.capacity.estimate import MIB, Estimate, Request, cache_type, estimate
+from provision.capacity.estimate import MIB, Estimate, Request, cache_type, estimate, with_own_context
 from provision.capacity.verdict import LEAST_CONTEXT, placed
 
 USUAL_CONTEXT = 8192
@@ -134,10 +134,11 @@ def fits(models: Sequence[Dimensions], wish: Wish, choice: Choice, cards: Sequen
         choice: context and requests at once.
         cards: the cards of the instance; at least one.
     """
-    request = Request(choice.context, choice.parallel, wish.cache_type)
-    largest = sorted(models, key=lambda model: (-estimate(model, request).total, model.name))
+    chosen = Request(choice.context, choice.parallel, wish.cache_type)
+    pairs = [(model, with_own_context(model, chosen)) for model in models]
+    largest = sorted(pairs, key=lambda pair: (-estimate(*pair).total, pair[0].name))
     room = list(cards)
-    for model in largest[: wish.at_once]:
+    for model, request in largest[: wish.at_once]:
         possible = cache_type(model, request) == "f16" or model.quantisable
         shares = placed(model, request, room) if possible else None
         if not shares:

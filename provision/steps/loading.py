@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from provision.capacity.dimensions import Dimensions
-from provision.capacity.estimate import Request
+from provision.capacity.estimate import Request, with_own_context
 from provision.command import Answer, Run
 from provision.errors import GuardError
 
@@ -34,6 +34,14 @@ class Loading:
     dimensions: Callable[[Answer], Dimensions]
     smaller: tuple[Dimensions, ...] = ()
     proposes: bool = False
+
+    def wish(self, dimensions: Dimensions) -> Request:
+        """Return the wish of the instance, with a context by the model's own parameters if any.
+
+        Args:
+            dimensions: of the model.
+        """
+        return with_own_context(dimensions, self.request)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from provision.capacity import cards, catalogue
+from provision.capacity import cards, catalogue, proposal
 from provision.capacity.cards import Card
 from provision.capacity.dimensions import Dimensions, MetadataError, Weights, from_metadata
 from provision.capacity.estimate import GIB, MIB, Request, cache_of_blocks, compute, estimate, split
@@ -274,6 +274,15 @@ def test_memory_of_other_users_is_not_free() -> None:
     own = card("RTX 4090")
     shared = dataclasses.replace(own, used_by_others=own.used_by_others + 8 * GIB)
     assert judge(model("32b"), Request(8192), [shared]).kind is Kind.CARDS
+
+
+def test_a_proposal_takes_the_models_own_context_and_the_cache_that_the_server_takes() -> None:
+    here = [card("RTX 4090")]
+    own = dataclasses.replace(model("32b"), own_context=131072)
+    assert proposal.propose([model("32b")], proposal.Wish(0, 1), here)
+    assert proposal.propose([own], proposal.Wish(0, 1), here) is None
+    plain = dataclasses.replace(model("7b"), architecture="gemma2")
+    assert proposal.propose([plain], proposal.Wish(8192, 1, "q8_0"), here) == proposal.Choice(8192, 1)
 
 
 def occupied(name: str, size: int) -> Card:

@@ -148,6 +148,57 @@ def test_a_begin_that_ends_before_the_vocabulary_is_no_dimensions() -> None:
     assert (found.kv_heads[0], found.vocabulary) == (8, 3)
 
 
+@pytest.mark.parametrize("on_host", [False, True])
+def test_the_models_own_num_ctx_is_read_beside_the_weights(tmp_path: Path, on_host: bool) -> None:
+    published = ollama_store.published("deepseek-r1:1.5b")
+    assert published
+    parts = [(layer["mediaType"].rpartition(".")[2], published[1][layer["digest"]]) for layer in published[0]["layers"]]
+    parts = [(kind, content) for kind, content in parts if kind != "params"]
+    parts.append(("params", b'{"num_ctx": 32768, "stop": ["<|x|>"]}'))
+    with ModelRegistry(tmp_path / "registry").serving() as served:
+        served.store.publish("library/own:1", parts, {})
+        name = served.name("library/own:1")
+        if on_host:
+            [manifest] = (tmp_path / "registry/manifests").rglob("1")
+            place = tmp_path / "store/models/manifests" / served.host / "library/own/1"
+            place.parent.mkdir(parents=True)
+            place.write_bytes(manifest.read_bytes())
+            (tmp_path / "store/models/blobs").symlink_to(tmp_path / "registry/blobs")
+        found = model_header.dimensions(name, header_of(name, tmp_path / "store"))
+    assert (found.source, found.own_context, found.block_count) == ("host" if on_host else "gguf", 32768, 28)
+
+
+HOSTILE = [
+    b"",
+    b"{}",
+    b"[]",
+    b"null",
+    b'{"num_ctx": "8192"}',
+    b'{"num_ctx": true}',
+    b'{"num_ctx": -1}',
+    b"\xff",
+    b"[" * 9999,
+]
+
+
+@pytest.mark.parametrize("parameters", [*HOSTILE, b'{"num_ctx": 99999999999}', b'{"num_ctx": 4096.5}'])
+def test_parameters_that_no_server_can_use_name_no_context(parameters: bytes) -> None:
+    assert model_header.own_context(parameters) == 0
+
+
+def test_the_models_own_num_ctx_wins_over_the_instances_context() -> None:
+    loading = Loads("/a", model="deepseek-r1:32b", context=4096).loading
+    dimensions = catalogue.dimensions("deepseek-r1:32b")
+    assert dimensions
+    assert loading.wish(dimensions) == Request(4096)
+    own = dataclasses.replace(dimensions, own_context=65536)
+    assert loading.wish(own) == Request(65536)
+    large = dataclasses.replace(loading, dimensions=lambda _: own)
+    found = card_room.judged({"ollama1": [("note:x", large)]}, HostFacts(cards=(card(0),)), {loading.read: SILENT})
+    assert "context 65536 x 1" in found.unfit["ollama1"]
+    assert "num_ctx of the model's own parameters" in found.unfit["ollama1"]
+
+
 # -- the judgement
 
 

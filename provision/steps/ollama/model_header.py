@@ -1,17 +1,19 @@
 """The dimensions of a model: by the begin of its weights on the host, else in the registry, else by our table.
 
-The begin of a file tells what `/api/show` tells, and needs no running server. Sources: the names of manifests and
-blobs, docs/facts.md#ollama-files; the header, docs/facts.md#gguf-header.
+The begin of a file tells what `/api/show` tells, and needs no running server. The model's own parameters are a layer
+beside the weights. Sources: the names of manifests and blobs, docs/facts.md#ollama-files; the header,
+docs/facts.md#gguf-header; `num_ctx`, docs/facts.md#memory-of-a-model.
 """
 
 import base64
 import binascii
+import dataclasses
 import json
 from typing import Any
 
 from provision.artifacts import gguf, model_begin
 from provision.capacity import catalogue
-from provision.capacity.dimensions import Dimensions, MetadataError, Source, from_metadata
+from provision.capacity.dimensions import MOST_CONTEXT, Dimensions, MetadataError, Source, from_metadata
 from provision.command import Answer, Run, Script, look
 from provision.errors import GuardError
 from provision.steps import room
@@ -21,10 +23,12 @@ from provision.steps.system.proxy import OUTSIDE
 PREFIX = 1 << 16  # bytes of the weights
 _WEIGHTS = "application/vnd.ollama.image.model"
 _ON_CARDS = (_WEIGHTS, "application/vnd.ollama.image.projector", "application/vnd.ollama.image.adapter")
+_PARAMETERS = "application/vnd.ollama.image.params"
 _VOCABULARY = "tokenizer.ggml.tokens"
 
 # $1 to $4 as of `ollama/model-place`; $5 address of the model in its registry, $6 tag. Prints who told, the manifest,
-# and the begin of the weights. A registry that ignores the range is cut off after the same bytes.
+# the begin of the weights, and the model's own parameters, if any. A registry that ignores the range is cut off after
+# the same bytes.
 HEADER = Script(
     "ollama/model-header",
     OUTSIDE
@@ -32,19 +36,26 @@ HEADER = Script(
     + rf"""
 umask 077
 work=$(mktemp -d) || exit 1; trap 'rm -rf -- "$work"' EXIT
-weights() {{ # manifest
-  tr -d ' \t\r\n' <"$1" | tr '{{}}' '\n\n' | grep -F '"{_WEIGHTS}"' | grep -o 'sha256:[0-9a-f]\{{64\}}' | head -n 1
+layer() {{ # media type: the digest of the first such layer
+  tr -d ' \t\r\n' <"$work/manifest" | tr '{{}}' '\n\n' | grep -F "\"$1\"" |
+    grep -o 'sha256:[0-9a-f]\{{64\}}' | head -n 1
 }}
 tell() {{ # who
   printf 'source %s\nmanifest ' "$1"; tr -d '\r\n' <"$work/manifest"
-  printf '\nheader '; base64 -w 0 <"$work/header"; echo
+  printf '\nheader '; base64 -w 0 <"$work/header"
+  printf '\nparameters '; base64 -w 0 <"$work/parameters"; echo
 }}
 fetch() {{ outside curl -sS -L --proto '=http,https' --connect-timeout 5 -m 10 "$@" 2>"$work/why"; }}
 here=$folder/models/manifests/$4
+: >"$work/parameters"
 if [ -f "$here" ]; then
   head -c 1000000 -- "$here" >"$work/manifest"
-  blob=$folder/models/blobs/$(weights "$work/manifest" | tr : -)
-  if [ -f "$blob" ] && head -c {PREFIX} -- "$blob" >"$work/header"; then tell host; exit 0; fi
+  blob=$folder/models/blobs/$(layer {_WEIGHTS} | tr : -)
+  if [ -f "$blob" ] && head -c {PREFIX} -- "$blob" >"$work/header"; then
+    own=$folder/models/blobs/$(layer {_PARAMETERS} | tr : -)
+    [ ! -f "$own" ] || head -c {PREFIX} -- "$own" >"$work/parameters"
+    tell host; exit 0
+  fi
 fi
 code=$(fetch --max-filesize 4000000 -o "$work/manifest" -w '%{{http_code}}' \
   -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' "$5/manifests/$6") || code=
@@ -53,10 +64,12 @@ case $code in
   '') tail -n 1 "$work/why" >&2; exit 1 ;;
   *) echo "HTTP $code from $5/manifests/$6" >&2; exit 1 ;;
 esac
-digest=$(weights "$work/manifest")
+digest=$(layer {_WEIGHTS})
 [ "$digest" ] || {{ echo 'the manifest names no weights' >&2; exit 1; }}
 fetch -f -r 0-{PREFIX - 1} "$5/blobs/$digest" | head -c {PREFIX} >"$work/header"
 [ -s "$work/header" ] || {{ tail -n 1 "$work/why" >&2; exit 1; }}
+digest=$(layer {_PARAMETERS})
+[ -z "$digest" ] || fetch -f -r 0-{PREFIX - 1} "$5/blobs/$digest" | head -c {PREFIX} >"$work/parameters"
 tell registry
 """,
 )
@@ -153,10 +166,27 @@ def _told(name: str, answer: Answer) -> Dimensions:
     sizes = _sizes(lines["manifest"])
     try:
         data = base64.b64decode(lines["header"], validate=True)
+        parameters = base64.b64decode(lines.get("parameters", ""), validate=True)
     except (binascii.Error, ValueError):
         raise MetadataError("the answer about the model is garbled") from None
     source: Source = "host" if lines["source"] == "host" else "gguf"
-    return of_header(name, data, sizes, source)
+    return dataclasses.replace(of_header(name, data, sizes, source), own_context=own_context(parameters))
+
+
+def own_context(parameters: bytes) -> int:
+    """Return the tokens of context by a model's own parameters; 0 where they name none that a server can use.
+
+    Source: ollama 0.33 `server/routes.go` `modelOptions`: the parameters of the model win over OLLAMA_CONTEXT_LENGTH.
+
+    Args:
+        parameters: the layer of the model, a JSON document; hostile.
+    """
+    try:
+        tokens: Any = json.loads(parameters)["num_ctx"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return 0
+    is_count = isinstance(tokens, int) and not isinstance(tokens, bool)
+    return tokens if is_count and 1 <= tokens <= MOST_CONTEXT else 0
 
 
 def of_header(name: str, data: bytes, sizes: dict[str, int], source: Source) -> Dimensions:
