@@ -87,6 +87,38 @@ def test_a_model_too_large_for_its_card_is_refused_with_numbers_and_the_alternat
     assert not any(scratch.changes().values())
     (loaded,) = json.loads(ask(scratch, "/api/ps", get=True))["models"]
     assert (loaded["name"], loaded["size"]) == ("deepseek-r1:70b", loaded["size_vram"])
+    forced_onto_its_card(scratch, one)
+
+
+def forced_onto_its_card(fleet, instance):
+    """A context for which the estimate wants a margin that the (simulated) server does not need."""
+    places = fleet.provision("fit", "--json", "--limit", "gpu-01").doc["places"]
+    assert [(place["place"], place["model"]) for place in places] == [
+        ("gpu-01/ollama1", "deepseek-r1:70b"),
+        ("gpu-01/ollama2", "deepseek-r1:70b"),
+    ]
+    instance["context_length"] = 22528
+    refused = fleet.provision("plan", "--json", "--limit", "gpu-01")
+    assert (refused.code, "context 22528 x 1" in refused.host("gpu-01")["why"]) == (7, True), refused
+    done = fleet.deploy("--force-fit", "--limit", "gpu-01")
+    assert any("forced by --force-fit: ollama1: estimate: " in text for text in done.doc["warnings"]), done
+    (loaded,) = json.loads(ask(fleet, "/api/ps", get=True))["models"]
+    row = measured(fleet, "gpu-01/ollama1")
+    assert (row["is_loaded"], row["context"], row["measured"]) == (True, 22528, loaded["size"])
+    assert row["kept"]["size"] == row["kept"]["on_cards"] == loaded["size"]
+    assert abs(row["difference"]) < 10, row
+    fleet.on("gpu-01", "docker", "stop", "ollama1")
+    silent = measured(fleet, "gpu-01/ollama1")
+    assert (silent["is_loaded"], silent["measured"], silent["kept"]) == (False, loaded["size"], row["kept"])
+    assert silent["why"] == "the server did not answer: its container is exited"
+
+
+def measured(fleet, instance):
+    """The row of an instance in the document of `fit --measured`."""
+    done = fleet.provision("fit", "--measured", "--json", "--limit", "gpu-01")
+    assert done.code == 0, done
+    [row] = [row for row in done.doc["measured"] if row["instance"] == instance]
+    return row
 
 
 def test_an_instance_takes_the_numbers_of_the_estimate_and_keeps_them(scratch):
