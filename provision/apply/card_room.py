@@ -129,10 +129,10 @@ def _words(
     if beside:
         yield (
             f"{', '.join(beside)} of the same instance counts among the other users, because max_loaded_models is"
-            f" {loading.at_once}; ollama.max_loaded_models: {len(beside)} loads the models in turn"
+            f" {loading.at_once}; max_loaded_models: {len(beside)} loads the models in turn"
         )
     if dimensions.own_context:
-        yield "the context is num_ctx of the model's own parameters, which wins over ollama.context_length"
+        yield "the context is num_ctx of the model's own parameters, which wins over context_length of the instance"
     fitting = (each.name for each in loading.smaller if placed(each, loading.request, cards))
     if smaller := next(fitting, ""):
         yield f"{smaller} fits as asked"

@@ -298,7 +298,7 @@ def test_models_loaded_at_once_share_the_cards() -> None:
     assert "needs 1" in why
     assert "as asked the model fits these cards without other users" in why
     assert "deepseek-r1:32b of the same instance counts among the other users, because max_loaded_models is 2" in why
-    assert "ollama.max_loaded_models: 1 loads the models in turn" in why
+    assert "; max_loaded_models: 1 loads the models in turn" in why
     assert judged(*(dataclasses.replace(step, at_once=1) for step in pair)).unfit == {}
     assert judged(*(dataclasses.replace(step, gpus=(0, 1)) for step in pair)).unfit == {}
 
