@@ -75,6 +75,17 @@ def test_a_folder_that_takes_no_file_fails_no_load(tmp_path: Path) -> None:
     keep(tmp_path / "measured", CASES["one model"]["said"][0])
 
 
+def test_a_full_disk_costs_no_kept_size(tmp_path: Path) -> None:
+    keep(tmp_path / "measured", CASES["one model"]["said"][0])
+    kept = read(tmp_path / "measured")
+    full = 'head() { case $1 in -c) command head "$@" >/dev/full ;; *) command head "$@" ;; esac; }'
+    said = CASES["partly on the CPU, and an older server without the context"]["said"][0]
+    shell(tmp_path / "measured", f'{full}\n{kept_size.KEEP}\nkeep_sizes "$1" "$2"\n', "ollama1", said)
+    assert len(kept) == 1
+    assert read(tmp_path / "measured") == kept
+    assert names(tmp_path / "measured") == ["ollama1"]
+
+
 def test_the_file_is_bounded_whatever_the_server_says(tmp_path: Path) -> None:
     many = ",".join(f'{{"name":"{"x" * 250}{n}:1","size":{n + 1},"size_vram":0}}' for n in range(500))
     keep(tmp_path / "measured", f'{{"models":[{many}]}}'[:120_000])

@@ -19,7 +19,8 @@ MOST_BYTES = 16_000  # of a file
 MOST_INSTANCES = 64
 
 # A failure to keep sizes is no failure of the load. Without the folder of provision there is no host of a run. A size
-# that is kept already stays for a model that is not loaded now. The file takes the place of its predecessor as a whole.
+# that is kept already stays for a model that is not loaded now. The file takes the place of its predecessor as a whole,
+# or not at all: a full disk costs no size that is kept already.
 KEEP = rf"""
 keep_sizes() {{ # container, answer of /api/ps
   folder={MEASURED}
@@ -34,8 +35,8 @@ keep_sizes() {{ # container, answer of /api/ps
           $1 == "context_length" {{ context = $2 }}
           END {{ tell() }}'
       cat -- "$folder/$1" || :
-    }} | awk 'NF == 5 && !seen[$5]++' | head -n {MOST_MODELS} | head -c {MOST_BYTES} >"$folder/.$1"
-    mv -- "$folder/.$1" "$folder/$1" ) 2>/dev/null || :
+    }} | awk 'NF == 5 && !seen[$5]++' | head -n {MOST_MODELS} | head -c {MOST_BYTES} >"$folder/.$1" &&
+      mv -- "$folder/.$1" "$folder/$1" || rm -f -- "$folder/.$1" ) 2>/dev/null || :
 }}
 """
 
