@@ -56,7 +56,7 @@ class Measured:
         model: name of the model.
         size: the size by the server now; None where the model is not loaded, or the server is silent.
         kept: the size that the host kept of the last load; None without.
-        need: the estimate for the context of the size; None where nobody tells the dimensions.
+        need: the estimate for the server's settings and the context of the size; None for unknown dimensions.
         why: why there is no size now, or no estimate; else empty.
     """
 
@@ -198,7 +198,7 @@ def compared(
     for key in sorted(declared.keys() | loaded.keys()):
         row = Measured(f"{host}/{key[0]}", key[1], loaded.get(key), earlier.get(key))
         why = "" if row.size else _silence(key[0], sizes, row.kept)
-        need, unknown = _need(declared.get(key), row.best, answers)
+        need, unknown = _need(declared.get(key), row.best, sizes, answers)
         found.append(dataclasses.replace(row, need=need, why="; ".join(filter(None, (why, unknown)))))
     return tuple(found)
 
@@ -212,8 +212,13 @@ def _silence(instance: str, sizes: Sizes, kept: Kept | None) -> str:
     return why if kept else f"no size: {why}"
 
 
-def _need(loading: Loading | None, size: Size | None, answers: Mapping[Run, Answer]) -> tuple[Estimate | None, str]:
-    """Return the estimate of a model for the context of a size, or why nobody knows."""
+def _need(
+    loading: Loading | None, size: Size | None, sizes: Sizes, answers: Mapping[Run, Answer]
+) -> tuple[Estimate | None, str]:
+    """Return the estimate of a model for the settings of its server, with the context of a size, or why nobody knows.
+
+    The inventory may leave both settings to the estimate (`auto`), and then does not have the numbers.
+    """
     from provision.errors import GuardError
 
     if loading is None:
@@ -222,7 +227,10 @@ def _need(loading: Loading | None, size: Size | None, answers: Mapping[Run, Answ
         dimensions = loading.dimensions(answers[loading.read])
     except GuardError as error:
         return None, error.message
-    wish = loading.wish(dimensions)
+    context, parallel = sizes.settings.get(loading.instance, (0, 0))
+    asked = loading.request
+    asked = dataclasses.replace(asked, context=context or asked.context, parallel=parallel or asked.parallel)
+    wish = dataclasses.replace(loading, request=asked).wish(dimensions)
     if size and size.context:
         wish = dataclasses.replace(wish, context=size.context)
     return estimate(dimensions, wish), ""

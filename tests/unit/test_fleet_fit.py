@@ -73,6 +73,21 @@ def test_a_loaded_model_is_beside_its_estimate() -> None:
     assert (other.need, other.why) == (None, "the inventory does not declare the model")
 
 
+def test_the_estimate_has_the_settings_of_the_server() -> None:
+    """An inventory with `auto` has only the least numbers."""
+    loading = Model(instance="ollama1", name=SMALL, gpus=(0,), context=4096, parallel=1, proposes=True).loading
+    dimensions = catalogue.dimensions(SMALL)
+    assert loading
+    assert dimensions
+    for settings, wish in (((16384, 4), capacity.Request(16384, 4)), ((0, 0), capacity.Request(4096, 1))):
+        sizes = Sizes(answered=frozenset({"ollama1"}), settings={"ollama1": settings})
+        (row,) = fleet_fit.compared("gpu-01", [loading], sizes, (), {loading.read: SILENT})
+        assert row.need == capacity.estimate(dimensions, wish)
+    sizes = Sizes((Size("ollama1", SMALL, 5, 5, 8192),), settings={"ollama1": (16384, 4)})
+    (row,) = fleet_fit.compared("gpu-01", [loading], sizes, (), {loading.read: SILENT})
+    assert row.need == capacity.estimate(dimensions, capacity.Request(8192, 4)), "the context of the load counts"
+
+
 def test_a_model_that_nobody_knows_has_a_size_and_no_estimate() -> None:
     loading = Model(instance="ollama1", name="qwen3:8b", gpus=(0,), context=4096).loading
     assert loading

@@ -49,12 +49,14 @@ class Sizes:
         silent: instance -> why its server did not answer.
         answered: names of the instances whose servers answered.
         pulled: instance and name for clients -> the name under which the model was pulled.
+        settings: instance -> its server's own context and requests at once; 0 where the server has no such setting.
     """
 
     loaded: tuple[Size, ...] = ()
     silent: Mapping[str, str] = field(default_factory=dict)
     answered: frozenset[str] = frozenset()
     pulled: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    settings: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def sizes(answer: Answer) -> Sizes:
@@ -79,7 +81,8 @@ def sizes(answer: Answer) -> Sizes:
     loaded = tuple(size for name in sorted(servers) for size in of_server(name, servers[name]))
     silent = {name: _silence(server) for name, server in servers.items() if server.loaded is None}
     pulled = {(name, alias): source for name, server in servers.items() for alias, source in _pulled(server).items()}
-    return Sizes(loaded, silent, frozenset(servers.keys() - silent.keys()), pulled)
+    settings = {name: (server.context, server.parallel) for name, server in servers.items()}
+    return Sizes(loaded, silent, frozenset(servers.keys() - silent.keys()), pulled, settings)
 
 
 def _pulled(server: server_state.Server) -> dict[str, str]:
