@@ -137,7 +137,9 @@ def host_facts(answers: Mapping[Run, Answer], before: HostFacts | None = None) -
         try:
             published, attached = inspect.places(answers[inspect.command()])
             foreign = inspect.foreign(answers[inspect.command()])
-            facts = dataclasses.replace(facts, published=published, attached=attached, foreign=foreign)
+            facts = dataclasses.replace(
+                facts, published=published, attached=attached, foreign=foreign or {}, foreign_known=foreign is not None
+            )
         except BlockedError as blocked:
             facts = dataclasses.replace(facts, published=None, attached=(), asked_after=blocked.by)
     return facts

@@ -73,6 +73,7 @@ class HostFacts:
         asked_after: id of the step after which Docker can be asked for published ports.
         attached: the places of our running containers in Docker's networks, as far as known.
         foreign: UUID of a card -> MiB that processes outside of our containers hold there, as far as known.
+        foreign_known: whether nvidia-smi told the processes; also True where nobody asked.
         models: instance -> its models, of the instances that take a proposal of the estimate, as far as asked.
     """
 
@@ -97,6 +98,7 @@ class HostFacts:
     asked_after: str = "service:docker"
     attached: tuple[Attachment, ...] = ()
     foreign: Mapping[str, int] = field(default_factory=dict)
+    foreign_known: bool = True
     models: Mapping[str, tuple[Known, ...]] = field(default_factory=dict)
 
     @property

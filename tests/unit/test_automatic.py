@@ -176,6 +176,15 @@ def test_a_container_stays_while_nobody_knows_the_size_of_its_model() -> None:
     assert "=65536, as the container has, because nobody tells the size" in step.note(facts("qwen3:8b"), have)
 
 
+def test_a_container_stays_while_nobody_knows_the_other_users_of_its_card() -> None:
+    """Without the list of processes the card looks free: the container would grow, and shrink by the next plan."""
+    step = container()
+    have = deployed(step, facts(used=8000))
+    unknown = facts(foreign={}, foreign_known=False)
+    assert converged(have, step.want(unknown, have))
+    assert "=16384, while nvidia-smi does not tell the other users" in step.note(unknown, have)
+
+
 def test_a_container_stays_where_nothing_has_room_any_more() -> None:
     step = container()
     have = deployed(step, facts())

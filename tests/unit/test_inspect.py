@@ -294,6 +294,15 @@ def test_the_places_of_our_containers_are_read_too() -> None:
         inspect.places(Answer(75, b"", b"docker.service is not running"))
 
 
+@pytest.mark.parametrize(("code", "known"), [("0", True), ("9", False)])
+def test_a_nvidia_smi_without_an_answer_leaves_the_other_users_unknown(tmp_path: Path, code: str, known: bool) -> None:
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    answer, _ = ask(tmp_path, PS="", ROWS=f"GPU-1, {os.getpid()}, 512, train", CODE=code)
+    facts = host_facts({inspect.command(): answer}, HostFacts())
+    assert (facts.foreign, facts.foreign_known) == ({"GPU-1": 512} if known else {}, known)
+
+
 def test_without_curl_the_published_addresses_are_known_after_its_package() -> None:
     answers = {inspect.command(): Answer(inspect.NO_CURL, b"", b"curl is not there to ask with")}
     facts = host_facts(answers, HostFacts())

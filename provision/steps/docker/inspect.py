@@ -282,8 +282,9 @@ def places(answer: Answer) -> tuple[tuple[str, ...] | None, tuple[facts.Attachme
     return _published(ours.values()), facts.attachments(networks)
 
 
-def foreign(answer: Answer) -> Mapping[str, int]:
-    """Return UUID of a card -> MiB that processes outside of our containers hold there, as far as nvidia-smi tells.
+def foreign(answer: Answer) -> Mapping[str, int] | None:
+    """Return UUID of a card -> MiB that processes outside of our containers hold there, as far as nvidia-smi tells;
+    None where nvidia-smi gave no answer.
 
     Args:
         answer: answer to `command()`.
@@ -294,10 +295,12 @@ def foreign(answer: Answer) -> Mapping[str, int]:
     try:
         docker = read(answer)
     except UnreadableError:
-        return {}
+        return None
+    if docker.applications is None:
+        return None
     ours = {name for name, item in docker.containers.items() if (item["labels"] or {}).get(MANAGED) == "1"}
     held: dict[str, int] = defaultdict(int)
-    for process in docker.applications or ():
+    for process in docker.applications:
         if process.container not in ours:
             held[process.card] += process.mib or 0
     return held

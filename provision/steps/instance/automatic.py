@@ -41,7 +41,8 @@ class Automatic:
     parallel: str
 
     def kept(self, facts: HostFacts, have: Mapping[str, str]) -> Mapping[str, str] | None:
-        """Return the variables of a container, if it may keep them; None if it may not.
+        """Return the variables of a container, if it may keep them; None if it may not. While nvidia-smi does not tell
+        the other users of the cards, no number changes.
 
         Args:
             facts: facts about the host.
@@ -51,7 +52,7 @@ class Automatic:
         if current is None:
             return None
         told = self._told(facts)
-        if isinstance(told, str) or proposal.keeps(told[0], self.wish, told[1], current):
+        if isinstance(told, str) or not facts.foreign_known or proposal.keeps(told[0], self.wish, told[1], current):
             return self._variables(current)
         return None
 
@@ -88,6 +89,8 @@ class Automatic:
             return ""
         numbers = ", ".join(f"{name}={value}" for name, value in self._variables(choice).items())
         told = self._told(facts)
+        if not isinstance(told, str) and not facts.foreign_known:
+            return f"auto: {numbers}, while nvidia-smi does not tell the other users of the cards"
         if isinstance(told, str):
             taken = "the default" if choice == self.wish.usual else "as the container has"
             return f"auto: {numbers}, {taken}, because {told}"
