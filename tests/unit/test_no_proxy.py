@@ -14,7 +14,7 @@ from provision.command import Run
 from provision.steps.docker import inspect
 from provision.steps.instance.scripts import ready
 
-OUTSIDE = ("source.tar.gz", "the key could not be fetched", "--max-filesize")
+OUTSIDE = ("source.tar.gz", "the key could not be fetched", "--max-filesize", "--proto '=http,https'")
 """Words beside the downloads from elsewhere, which need the proxy: sources, a key, and manifests of registries."""
 _CURL = re.compile(r"\bcurl\s+-")
 
