@@ -64,14 +64,15 @@ def _target(instance: Instance) -> str:
 
 def _copy(folder: str, host: Host) -> str:
     """Return the command that gives the models to every instance: hard links of blobs where the file system is the
-    same. Manifests are copied, because a server writes a manifest in place (Ollama `server/images.go`, PullModel): with
-    a hard link, the pull of one server would change the models of the other servers."""
+    same, also in place of equal blobs that an instance has already. Manifests are copied, because a server writes a
+    manifest in place (Ollama `server/images.go`, PullModel): with a hard link, the pull of one server would change the
+    models of the other servers. A newer manifest of an instance stays."""
     parts = []
     for target in dict.fromkeys(_target(instance) for instance in host.instances):
         into = shlex.quote(f"{target}/models")
         blobs, manifests = (shlex.quote(f"{folder}/{name}") for name in ("blobs", "manifests"))
-        link = f"{{ cp -al {blobs} {into} 2>/dev/null || cp -a {blobs} {into}; }}"
-        parts.append(f"mkdir -p {into} && {link} && cp -a {manifests} {into}")
+        link = f"{{ cp -alf {blobs} {into} 2>/dev/null || cp -a {blobs} {into}; }}"
+        parts.append(f"mkdir -p {into} && {link} && cp -au {manifests} {into}")
     return " && ".join(parts)
 
 

@@ -155,6 +155,13 @@ def test_the_copied_models_share_blobs_and_no_manifest_with_the_native_server(tm
     for name in ("blobs/sha256-1", "manifests/registry.ollama.ai/library/m/1"):
         (native / name).parent.mkdir(parents=True)
         (native / name).write_text(name)
+    pulled = ("blobs/sha256-2", "manifests/registry.ollama.ai/library/own/1")
+    for name in pulled:  # by the instance itself: an equal blob, and a newer manifest
+        (ours / name).parent.mkdir(parents=True)
+        (native / name).parent.mkdir(parents=True, exist_ok=True)
+        (ours / name).write_text(f"{name} of ours")
+        (native / name).write_text(name)
+        os.utime(native / name, (1, 1))
     text = cure.replace("/usr/share", f"{tmp_path}/usr/share").replace("/data/", f"{tmp_path}/data/")
     for _ in range(2):
         subprocess.run(["sh", "-euc", text], check=True, timeout=30)
@@ -162,6 +169,7 @@ def test_the_copied_models_share_blobs_and_no_manifest_with_the_native_server(tm
     manifest = "manifests/registry.ollama.ai/library/m/1"
     assert (ours / manifest).read_text() == manifest
     assert not (ours / manifest).samefile(native / manifest)
+    assert (ours / pulled[1]).read_text() == f"{pulled[1]} of ours"
 
 
 class Unreachable(testing.FakeHost):
