@@ -47,7 +47,8 @@ def _driver(state: State, subject: Subject) -> Iterator[Finding]:
         yield risk("nvidia-smi complains, beside the listed cards", _mended(facts), facts.driver_error)
     listed = ", ".join(f"{card.index}: {card.name}, compute capability {card.compute_cap}" for card in facts.cards)
     found = [finding for instance in subject.host.instances for finding in _usable(instance, subject)]
-    found = found or [*_refused_together(subject)]
+    if not any(finding.verdict == "fail" for finding in found):
+        found += _refused_together(subject)
     yield from found
     if not found:
         drivers = ", ".join(sorted({card.driver for card in facts.cards}))
@@ -82,7 +83,7 @@ def _usable(instance: Instance, subject: Subject) -> Iterator[Finding]:
 def _reached(index: int | str, card: Card | None, facts: HostFacts) -> str:
     """Return the command that makes a broken or missing card usable, or shows why the card is missing."""
     is_part = isinstance(index, str) and index.startswith("MIG-")
-    waiting = [each for each in facts.cards if each.half_switched] if is_part else []
+    waiting = [each for each in facts.cards if each.half_switched and not each.mig] if is_part else []
     due = card or next(iter(waiting), None)
     return reset(due) if due else "nvidia-smi -L; dmesg | grep -i xid | tail"
 

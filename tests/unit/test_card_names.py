@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from provision.actions.results import same_cards
 from provision.command import Run
+from provision.doctor import cards
+from provision.doctor.check import Look, Subject
+from provision.doctor.finding import Finding
 from provision.errors import InventoryError
 from provision.inventory import Host, Inventory
 from provision.plan import role_interface
@@ -213,6 +216,27 @@ def test_a_mig_device_of_a_card_that_waits_for_a_reset_is_refused_with_the_reset
         f"ollama1 cannot run: {MIG} is not on this host, which has no MIG device; GPU 0: MIG mode"
     )
     assert RESET.format(0) in refused
+
+
+def diagnosed(folder: Path, instances: str, facts: HostFacts) -> list[Finding]:
+    inventory = loaded(folder, instances)
+    check = next(check for check in cards.CHECKS if check.name == "driver")
+    return [*check.findings(Look(), [], Subject(inventory.hosts[0], inventory, facts))]
+
+
+def test_no_reset_that_ends_mig_mode_is_named_as_the_cure_of_a_missing_mig_device(tmp_path: Path) -> None:
+    (found,) = diagnosed(tmp_path, f"[{{gpus: [{OTHER_MIG}]}}]", SWITCHING_BACK)
+    assert found.says == f"ollama1 cannot run: {OTHER_MIG} is not on this host, which has {MIG} (3g.40gb of GPU 2)"
+    assert "reset" not in found.cure
+    (found,) = diagnosed(tmp_path, f"[{{gpus: [{OTHER_MIG}]}}]", SWITCHING)
+    assert found.cure == "nvidia-smi --gpu-reset -i 0"
+
+
+def test_doctor_fails_where_a_plan_refuses_also_beside_a_half_switched_card(tmp_path: Path) -> None:
+    found = diagnosed(tmp_path, f"[{{gpus: [0]}}, {{gpus: [{A}]}}]", SWITCHING)
+    assert [each.says.partition(", which")[0] for each in found if each.verdict == "fail"] == [
+        f"ollama2 names {A} and ollama1 names GPU 0"
+    ]
 
 
 def test_a_card_that_two_hosts_list_is_named_with_both_hosts() -> None:

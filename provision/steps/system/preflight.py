@@ -245,7 +245,8 @@ def complaint(name: int | str, facts: HostFacts) -> str:
     if isinstance(name, int):
         return f"there is no GPU {name}: this host has {_list(facts)}{evidence}"
     is_part = name.startswith("MIG-")
-    waits = [f"; GPU {index}: {half_switched(card)}" for index, card in facts.by_index.items() if card.half_switched]
+    waiting = {index: card for index, card in facts.by_index.items() if card.half_switched and not card.mig}
+    waits = [f"; GPU {index}: {half_switched(card)}" for index, card in waiting.items()]
     return f"{name} is not on this host, which has {_uuids(facts, mig=is_part)}{''.join(waits * is_part)}{evidence}"
 
 
