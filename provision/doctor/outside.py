@@ -41,9 +41,10 @@ architecture=$(dpkg --print-architecture 2>/dev/null | tr -cd 'a-z0-9')
 facts="s|{{distribution}}|$(name ID)|; s|{{codename}}|$(name VERSION_CODENAME)|; s|{{architecture}}|$architecture|"
 umask 077
 work=$(mktemp -d) || exit 1; trap 'rm -rf -- "$work"' EXIT
+trap 'exit 143' TERM INT HUP
 file=
 if [ "${{netrc-}}" ]; then printf '%s' "$netrc" >"$work/netrc"; file="--netrc-optional --netrc-file $work/netrc"; fi
-limits='--connect-timeout {CONNECT} -m {WHOLE} --max-filesize {LARGEST}'
+limits='-g --connect-timeout {CONNECT} -m {WHOLE} --max-filesize {LARGEST}'
 probe() {{ # number address
   address=$(printf '%s\n' "$2" | sed "$facts")
   said=$(curl -sS -L $file --proto '=http,https' $limits -r 0-1023 -o "$work/$1" \
@@ -85,6 +86,8 @@ TLS = (35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91)
 REGISTRY, MANIFEST = "images", "models"
 """Purposes of addresses whose answer is a registry's, and the manifest of a model."""
 HUB = "Docker Hub"
+TRIED = "/run/provision-login"
+"""A folder for a login by hand, so that the host's own logins stay."""
 
 
 def _look(host: Host, inventory: Inventory) -> Look | None:
@@ -177,7 +180,7 @@ def _refused(says: str, cure: str, entry: Mapping[str, Any], url: MirrorUrl | No
     """Return what is wrong with a login, and the cure, which asks for the password."""
     if url is None or url.login is None:
         return f"{says}, and the inventory has no login for this address", cure
-    asked = shlex.join(["curl", "-v", "-u", url.login[0], "-o", "/dev/null", entry["probe"]])
+    asked = shlex.join(["curl", "-fsS", "-u", url.login[0], "-o", "/dev/null", entry["probe"]])
     return f"{_host(entry['probe'])} refuses the login of the inventory (401)", asked
 
 
@@ -187,7 +190,7 @@ def _login(entry: Mapping[str, Any], host: Host) -> Iterator[Finding]:
     if user is None:
         return
     code = entry["login"]
-    cure = f"{shlex.join(['docker', 'login', '-u', user.user, user.registry])} && docker logout {user.registry}"
+    cure = f"{shlex.join(['docker', '--config', TRIED, 'login', '-u', user.user, user.registry])}; rm -rf {TRIED}"
     hint = f"correct {user.key}; the command asks for the password"
     if code == "200":
         yield good(f"{user.registry} takes the login of {user.key}")

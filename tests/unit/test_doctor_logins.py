@@ -1,6 +1,8 @@
 """Doctor tries the logins of the inventory before a deploy: real curl, real servers on loopback, one of them by TLS."""
 
 import base64
+import os
+import signal
 import ssl
 import subprocess
 import threading
@@ -15,6 +17,7 @@ from provision.command import Answer, Run, describe
 from provision.doctor import outside
 from provision.doctor.check import Check, Subject
 from provision.doctor.finding import Finding
+from provision.doctor.outside import TRIED
 from provision.inventory import Inventory
 from provision.plan import role_interface
 from tests.unit.test_doctor import facts_of
@@ -122,11 +125,20 @@ def test_the_login_of_a_mirror_is_tried(server, tmp_path, certificate, password,
     found, words = examine(inventory, tmp_path, certificate)
     assert [text.partition(",")[0] for text in about(found, "mirrors.docker")] == said
     assert PASSWORD not in words + repr(found)
+    cures = [each.cure for each in found if each.says.startswith("mirrors.docker: 127.0.0.1 refuses")]
+    assert not [cure for cure in cures if "-v" in cure.split()], "curl -v prints the header with the login"
     assert [each.name for each in tmp_path.iterdir() if each.is_dir()] == [], "the file with the logins is gone"
 
 
 @pytest.mark.parametrize("server", ["tls"], indirect=True)
-@pytest.mark.parametrize("challenge", ['Basic realm="x"', 'Bearer realm="https://{at}/token",service="a b"'])
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Basic realm="x"',
+        'Bearer realm="https://{at}/token",service="a b"',
+        'Bearer realm="https://{at}/token[1-99999]",service="x"',  # a range, to curl without -g
+    ],
+)
 @pytest.mark.parametrize(("password", "verdict"), [(PASSWORD, "pass"), (f"{PASSWORD}-old", "fail")])
 def test_the_login_of_a_registry_is_tried_as_docker_does(server, tmp_path, certificate, challenge, password, verdict):
     at = f"127.0.0.1:{server.server_port}"
@@ -138,7 +150,36 @@ def test_the_login_of_a_registry_is_tried_as_docker_does(server, tmp_path, certi
     assert PASSWORD not in words + repr(found)
     assert base64.b64encode(f"bot:{password}".encode()).decode() not in words
     (cure,) = {each.cure for each in found if "docker.registries" in each.says}
-    assert cure == ("" if verdict == "pass" else f"docker login -u bot {at} && docker logout {at}")
+    assert cure == ("" if verdict == "pass" else f"docker --config {TRIED} login -u bot {at}; rm -rf {TRIED}")
+
+
+class Silent(BaseHTTPRequestHandler):
+    """A server that is asked, and never answers."""
+
+    def do_GET(self) -> None:
+        self.server.asked.set()  # type: ignore[attr-defined]
+        self.server.over.wait(60)  # type: ignore[attr-defined]
+
+
+def test_no_login_stays_on_a_host_that_ends_the_script_after_its_time(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    server.asked, server.over = threading.Event(), threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _, look = probe_of(load(tmp_path, mirror=f"http://bot:{PASSWORD}@127.0.0.1:{server.server_port}/docker"))
+    run: Run = look.reads[0]
+    variables = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": str(tmp_path)}
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(run.words, stdin=subprocess.PIPE, env=variables, start_new_session=True, **quiet) as shell:
+        shell.stdin.write(run.stdin)
+        shell.stdin.close()
+        assert server.asked.wait(30)
+        assert PASSWORD in next(tmp_path.glob("*/netrc")).read_text()
+        os.killpg(shell.pid, signal.SIGTERM)  # as timeout(1) does
+        shell.wait(30)
+    assert not [each for each in tmp_path.iterdir() if each.is_dir()]
+    server.over.set()
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.mark.parametrize("server", ["tls"], indirect=True)
