@@ -150,8 +150,9 @@ def _host(entry: Mapping[str, Any]) -> str:
 
 
 def _cure(entry: Mapping[str, Any]) -> str:
-    """Return the command that shows the places with the address, and asks again."""
-    return f"grep -rnF -e {shlex.quote(_host(entry))} /etc/apt; apt-get update"
+    """Return the command that shows the source lines with the address, and asks again. The files with the logins of
+    apt (auth.conf) have the address too, so the command leaves them out."""
+    return f"grep -rnF -e {shlex.quote(_host(entry))} /etc/apt/sources.list*; apt-get update"
 
 
 def _reached(sources: Sequence[Mapping[str, Any]]) -> list[str]:
