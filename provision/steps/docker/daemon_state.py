@@ -5,7 +5,8 @@ and at its last reload, so that work left undone by a failed run is still seen. 
 existed left no such record; then a daemon.json older than the daemon must be the loaded file.
 
 A package may replace the program and leave the daemon running (docs/facts.md#docker-reload). The kernel then names the
-program of the process `PATH (deleted)`: proc_pid_exe(5).
+program of the process `PATH (deleted)`: proc_pid_exe(5). A unit may start a shell that starts dockerd: the program of
+such a shell tells nothing about Docker.
 
 Source: the keys that a reload applies, and the registration of the GPU driver at the daemon's start,
 docs/facts.md#docker-reload.
@@ -232,7 +233,7 @@ def _dockerd(values: Mapping[str, str]) -> Dockerd:
         config_is_older=int(values.get("config_changed", "0")) < started,
         hook=_hook(values, data, noted, started),
         words=tuple(data.get("words", b"").decode(errors="replace").split("\0")),
-        replaced=values.get("program", "").endswith(" (deleted)"),
+        replaced=values.get("program", "").endswith("/dockerd (deleted)"),
         texts=_files(_text(data, "unit")),
         info=json.loads(values["info"]) if "info" in values else {},
         silent=values.get("silent", ""),
