@@ -62,12 +62,13 @@ class Checked:
     shortage: UnfitError | None = None
 
 
-def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]]) -> Checked:
+def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]], *, can_force: bool = True) -> Checked:
     """Judge a plan.
 
     Args:
         plan: of one host.
         ask: runs the reads on the host in one exec; not called where nothing is brought.
+        can_force: whether the command has an option that overrules the refusal.
     """
     pairs = _fillings(plan)
     if not pairs:
@@ -80,7 +81,7 @@ def checked(plan: HostPlan, ask: Callable[[Sequence[Run]], Sequence[Answer]]) ->
     ]
     unknown = [entry for entry in brought if entry.room.unknown]
     notes = {entry.step: f"{NOT_ASKED}room for {entry.filling.what}: {entry.room.unknown}" for entry in unknown}
-    return Checked(dataclasses.replace(plan, notes={**plan.notes, **notes}), _shortage(brought))
+    return Checked(dataclasses.replace(plan, notes={**plan.notes, **notes}), _shortage(brought, can_force=can_force))
 
 
 def by_disk(brought: Sequence[Brought]) -> list[list[Brought]]:
@@ -96,7 +97,7 @@ def by_disk(brought: Sequence[Brought]) -> list[list[Brought]]:
     return list(disks.values())
 
 
-def _shortage(brought: Sequence[Brought]) -> UnfitError | None:
+def _shortage(brought: Sequence[Brought], *, can_force: bool) -> UnfitError | None:
     """Return the refusal of a host whose disk has less room than the changes need; None if every disk has room."""
     short = [entries for entries in by_disk(brought) if with_spare(entries) > entries[0].room.free]
     if not short:
@@ -104,10 +105,11 @@ def _shortage(brought: Sequence[Brought]) -> UnfitError | None:
     looks = ", ".join(f"`df -h {entries[0].room.mount}`" for entries in short)
     settings = ", ".join(dict.fromkeys(entry.filling.setting for entries in short for entry in entries))
     words = [*map(demand, short), *filter(None, map(_alternative, short))]
+    force = ", or deploy with --force-fit" if can_force else ""
     return UnfitError(
         f"no room: {'; '.join(words)}",
-        f"make room ({looks} on the host), or name a larger disk ({settings}), then run the command again, or deploy"
-        f" with --force-fit; {NOTHING_CHANGED}",
+        f"make room ({looks} on the host), or name a larger disk ({settings}), then run the command again{force};"
+        f" {NOTHING_CHANGED}",
         step=short[0][0].step,
     )
 

@@ -139,7 +139,8 @@ class HostRun:
         self.unfit = {name: self.hide(why) for name, why in fit.unfit.items()}
         if self.unfit and not self.context.force_fit:
             plan = self.plan(roles)
-        checked = disk_room.checked(plan, lambda wanted: [answers[read] for read in wanted])
+        can_force = self.steps.past is None  # a deploy would undo what a rollback restores
+        checked = disk_room.checked(plan, lambda wanted: [answers[read] for read in wanted], can_force=can_force)
         if checked.shortage and not self.context.force_fit:
             raise checked.shortage
         if self.context.force_fit:

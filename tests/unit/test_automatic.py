@@ -12,6 +12,7 @@ from provision.apply.host_run import HostRun
 from provision.artifacts.store import Store
 from provision.capacity import catalogue
 from provision.command import Answer
+from provision.errors import UnfitError
 from provision.inventory import Host, Inventory
 from provision.plan import role_interface
 from provision.roles import ollama as role
@@ -30,6 +31,7 @@ from provision.testing import ShellHost
 from .test_card_room import card
 from .test_golden import GOLDEN
 from .test_ollama import FACTS, fleet, host
+from .test_room import Big, plan_of
 
 MODEL = "deepseek-r1:14b"
 AUTO = {"context_length": "auto", "models": [MODEL]}
@@ -310,3 +312,13 @@ def test_the_balancers_learn_the_requests_at_once_of_a_host(tmp_path: Path) -> N
     members = SimpleNamespace(labels=lambda *states: frozenset(), unusable=frozenset())
     state = known([part], cast(Roll, SimpleNamespace(context=run.context, members=members)), lambda host: nullcontext())
     assert (state.addresses, state.parallel) == ({"box": "127.0.0.1"}, {"box/ollama2": 4})
+
+
+@pytest.mark.parametrize(("past", "forced"), [(None, True), ((), False)])
+def test_only_a_command_with_the_option_is_told_of_the_option(tmp_path: Path, past: Any, forced: bool) -> None:
+    """A rollback has no --force-fit."""
+    roles = frozenset({"docker"})
+    with pytest.raises(UnfitError, match="no room") as refused:
+        run_of(tmp_path, roles, past=past).with_room(plan_of(Big("/a", need=2000)), roles)
+    assert "make room (`df -h /srv` on the host)" in refused.value.hint
+    assert ("--force-fit" in refused.value.hint) == forced
