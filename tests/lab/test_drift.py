@@ -279,6 +279,7 @@ ABOUT = {
     "container": ("container {}",),
     "volume": ("/var/lib/docker/volumes/{}*",),
     "model": ("/var/lib/docker/volumes/*",),
+    "resident": ("/var/lib/provision/measured/{}",),
     "image": ("/var/lib/provision/images*",),
     "firewall": ("firewall",),
     "packages": ("packages",),

@@ -64,17 +64,18 @@ def test_a_pull_that_stalls_is_given_up_and_the_host_is_free_again(scratch, lab)
 
 
 def test_a_model_too_large_for_its_card_is_refused_with_numbers_and_the_alternative_deploys(scratch, lab):
-    """Cards, registry and server are simulated, with the sizes of the real models."""
+    """Cards, registry and server are simulated, with the sizes of the real models. Small cards need little disk."""
+    scratch.on("gpu-01", "sed", "-i", 's/"memory_mib": 49140/"memory_mib": 16384/', "/etc/provision-lab/gpus.json")
     one, two = scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"]
     one["models"], two["memory"] = [f"{lab.network.site}:{models.PORT}/library/deepseek-r1:671b"], "4g"
     scratch.vars["models"] = {"insecure": True}
     planned = scratch.provision("plan", "--json", "--limit", "gpu-01")
     assert planned.code == 7, planned
     why = planned.host("gpu-01")["why"]
-    need = re.search(r"671b \(context \d+ x 1, cache f16\) needs (\d+)\.\d GiB of one card; (.*) has 47\.5", why)
+    need = re.search(r"671b \(context \d+ x 1, cache f16\) needs (\d+)\.\d GiB of one card; (.*) has 15\.5", why)
     assert need, why
     assert 370 < int(need[1]) < 385, why
-    assert "deepseek-r1:70b fits as asked" in why
+    assert "deepseek-r1:14b fits as asked" in why
     assert "dimensions by the registry" in why
     done = scratch.provision("deploy", "--yes", "--json", "--limit", "gpu-01")
     assert done.code == 7, done
@@ -82,11 +83,11 @@ def test_a_model_too_large_for_its_card_is_refused_with_numbers_and_the_alternat
     assert "container:ollama2" in changed, "the other instance goes on"
     assert not [step for step in changed if "ollama1" in step], changed
     assert "671b" not in fleet_models(scratch), "not a byte was pulled"
-    one["models"] = ["deepseek-r1:70b"]
+    one["models"] = ["deepseek-r1:14b"]
     scratch.deploy()
     assert not any(scratch.changes().values())
     (loaded,) = json.loads(ask(scratch, "/api/ps", get=True))["models"]
-    assert (loaded["name"], loaded["size"]) == ("deepseek-r1:70b", loaded["size_vram"])
+    assert (loaded["name"], loaded["size"]) == ("deepseek-r1:14b", loaded["size_vram"])
     forced_onto_its_card(scratch, one)
 
 
@@ -94,17 +95,17 @@ def forced_onto_its_card(fleet, instance):
     """A context for which the estimate wants a margin that the (simulated) server does not need."""
     places = fleet.provision("fit", "--json", "--limit", "gpu-01").doc["places"]
     assert [(place["place"], place["model"]) for place in places] == [
-        ("gpu-01/ollama1", "deepseek-r1:70b"),
-        ("gpu-01/ollama2", "deepseek-r1:70b"),
+        ("gpu-01/ollama1", "deepseek-r1:14b"),
+        ("gpu-01/ollama2", "deepseek-r1:14b"),
     ]
-    instance["context_length"] = 22528
+    instance["context_length"] = 32768
     refused = fleet.provision("plan", "--json", "--limit", "gpu-01")
-    assert (refused.code, "context 22528 x 1" in refused.host("gpu-01")["why"]) == (7, True), refused
+    assert (refused.code, "context 32768 x 1" in refused.host("gpu-01")["why"]) == (7, True), refused
     done = fleet.deploy("--force-fit", "--limit", "gpu-01")
     assert any("forced by --force-fit: ollama1: estimate: " in text for text in done.doc["warnings"]), done
     (loaded,) = json.loads(ask(fleet, "/api/ps", get=True))["models"]
     row = measured(fleet, "gpu-01/ollama1")
-    assert (row["is_loaded"], row["context"], row["measured"]) == (True, 22528, loaded["size"])
+    assert (row["is_loaded"], row["context"], row["measured"]) == (True, 32768, loaded["size"])
     assert row["kept"]["size"] == row["kept"]["on_cards"] == loaded["size"]
     assert abs(row["difference"]) < 10, row
     fleet.on("gpu-01", "docker", "stop", "ollama1")

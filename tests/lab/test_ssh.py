@@ -119,17 +119,17 @@ def test_sftp_is_not_needed(lab, session, tmp_path):
 
 
 def test_a_job_survives_its_connection_and_is_followed_over_a_new_one(session):
-    lines = []
+    lines, long = [], "of a job " * 10  # the last 64 bytes wait for more, because a mark may begin in them
 
     def heard(line):
         lines.append(line)
         if len(lines) == 2:
             threading.Thread(target=session.close).start()
 
-    job = sh("for i in 1 2 3 4 5 6; do echo line $i; sleep 0.4; done; exit 7", title="a job", job=True)
+    job = sh(f"for i in 1 2 3 4 5 6; do echo '{long}'$i; sleep 2; done; exit 7", title="a job", job=True)
     answer = session.job(job, heard)
     assert answer.exit == 7
-    assert lines == [f"line {i}" for i in range(1, 7)]
+    assert lines == [f"{long}{i}" for i in range(1, 7)]
     assert session.connects == 2
 
 
