@@ -236,7 +236,7 @@ def test_a_mig_device_goes_the_whole_way(scratch, fault):
     assert "ollama2 names GPU 1" in refused(fleet, "plan")["why"]
     (known,) = (card for card in fleet.provision("facts", "--json").host("gpu-01")["facts"]["cards"] if card["mig"])
     one, other = (device["uuid"] for device in known["mig_devices"])
-    goes_the_whole_way(fleet, one, by_hand=other, other=other)
+    goes_the_whole_way(fleet, one, other, other)
 
 
 def test_mig_half_switched_is_warned_of_by_plan_and_doctor(fleet, fault):
