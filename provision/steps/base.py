@@ -5,7 +5,6 @@ the commands from any state to any other (`commands`; undo is the same function 
 its purpose (`check`).
 """
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from provision.steps import wording
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
 from provision.steps.loading import Loading
+from provision.steps.obstacles import BlockedError, RefusalError, UnreadableError
 from provision.steps.proof import NOT_ASKED, WARNING, Check, Content
 from provision.steps.room import Filling
 
@@ -36,7 +36,6 @@ __all__ = [
     "UnreadableError",
     "converged",
     "differing",
-    "text_diff",
 ]
 
 State = Mapping[str, Any] | None
@@ -44,28 +43,6 @@ State = Mapping[str, Any] | None
 
 EVERY = frozenset({"*"})
 """Every instance of a host: no instance's name has this letter."""
-
-
-class UnreadableError(Exception):
-    """A parser has neither a state nor a proof of absence. Stops the host."""
-
-
-class BlockedError(Exception):
-    """The state stays unknown until another step has changed (Docker is stopped, and deploy will start Docker).
-
-    Args:
-        by: id of the blocking step. If that step is not about to change, the fact is unreadable instead.
-        evidence: the host's answer.
-    """
-
-    def __init__(self, by: str, evidence: str = "") -> None:
-        super().__init__(f"known after {by}")
-        self.by = by
-        self.evidence = evidence
-
-
-class RefusalError(Exception):
-    """A step's `want` refuses this host: a guard, raised before anything is changed. The message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -408,9 +385,3 @@ def converged(have: State, want: State) -> bool:
     if have is None or want is None:
         return have is None and want is None
     return not differing(have, want)
-
-
-def text_diff(have: str, want: str, path: str) -> list[str]:
-    """A unified diff of two texts, without the dates in its two header lines."""
-    lines = difflib.unified_diff(have.splitlines(), want.splitlines(), path, path, lineterm="", n=2)
-    return list(lines)

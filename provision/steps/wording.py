@@ -1,5 +1,6 @@
 """Words for an operator about the difference between two states of a step. Pure."""
 
+import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -134,3 +135,9 @@ def _apart(have: str, want: str) -> tuple[str, str]:
 def _cut(text: str, begin: int) -> str:
     kept = ("…" if begin else "") + text[begin:]
     return kept if len(kept) <= LONGEST else kept[: LONGEST - 1] + "…"
+
+
+def text_diff(have: str, want: str, path: str) -> list[str]:
+    """A unified diff of two texts, without the dates in its two header lines."""
+    lines = difflib.unified_diff(have.splitlines(), want.splitlines(), path, path, lineterm="", n=2)
+    return list(lines)

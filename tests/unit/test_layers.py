@@ -48,7 +48,7 @@ STEPS = [
             "instance_paths",
             "live",
         ),
-        *("loading", "nginx_paths", "proof", "room", "speed", "wording"),
+        *("loading", "nginx_paths", "obstacles", "proof", "room", "speed", "wording"),
     },
 ]
 HOMES = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from provision.command import Command, Put, Script, run, sh
-from provision.steps.base import Check, Fact, RefusalError, State, Step, differing, text_diff
+from provision.steps.base import Check, Fact, RefusalError, State, Step, differing
 from provision.steps.docker import daemon_state
 from provision.steps.docker.daemon_state import CONFIG, STATE, Dockerd
 from provision.steps.docker.service import CDI_ENGINE, LOAD, engine_version, restart_impact
@@ -20,7 +20,7 @@ from provision.steps.docker.start_flags import flags
 from provision.steps.facts import HostFacts
 from provision.steps.system.file import KEEP
 from provision.steps.system.file_scan import Content
-from provision.steps.wording import Vocabulary, Words
+from provision.steps.wording import Vocabulary, Words, text_diff
 
 NEW = f"{CONFIG}.provision-new"
 OURS = f"{STATE}/ours.json"

@@ -4,10 +4,10 @@ may not read.
 
 import re
 
-from provision.steps.base import State, text_diff
+from provision.steps.base import State
 from provision.steps.nginx_paths import CONFIG
 from provision.steps.system.file_scan import Content
-from provision.steps.wording import changed_entries
+from provision.steps.wording import changed_entries, text_diff
 
 MARK = "generation.conf"
 USUAL = "file 0644 root:root"

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from provision.command import Command, Put, Script, run, sh
-from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, text_diff
+from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.system import file_scan
 from provision.steps.system.file_scan import Content, FileEntry
-from provision.steps.wording import Vocabulary, Words
+from provision.steps.wording import Vocabulary, Words, text_diff
 
 STORE = "/var/lib/provision/store"
 
