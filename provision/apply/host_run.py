@@ -1,18 +1,19 @@
 """One host of a run: read, plan, lock, change group after group, prove.
 
 `deploy` comes first, and its parts follow. `host_reader` has the answers of the host, `disruption` the streams that a
-change would cut, and `step_runner` runs the commands of a change.
+change would cut, `change_maker` makes a change, and `step_runner` runs the commands of a change.
 """
 
 import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from provision.apply import card_room, diagnostics, disk_room, way_back
+from provision.apply.change_maker import ChangeMaker
 from provision.apply.disruption import Disruption
 from provision.apply.host_reader import HostReader
 from provision.apply.host_steps import HostSteps
@@ -23,15 +24,14 @@ from provision.errors import FactError, HostError, UnreachableError
 from provision.events import Event
 from provision.inventory import Host, Mask
 from provision.plan import gpu_loss, planner
-from provision.plan.change_order import Group, creates, groups, is_container, is_missing, with_releases
+from provision.plan.change_order import Group, groups, with_releases
 from provision.plan.planner import Change, HostPlan
 from provision.plan.role_interface import Entry, late, serving
 from provision.runs import interrupt
 from provision.runs.context import Context, Stopped
 from provision.runs.lease import Lease
 from provision.ssh.transport import Transport
-from provision.steps.base import EVERY, BlockedError, State, converged
-from provision.steps.facts import HostFacts, LateFacts
+from provision.steps.base import EVERY
 from provision.steps.fleet_state import FleetState
 
 PASSES = 3  # a change may make another step differ (a restart behind it); more rounds are a fight with another program
@@ -69,7 +69,6 @@ class HostRun:
         self.disruption = Disruption(self.reader)
         self.traffic: Traffic[Any] = traffic or NoTraffic()
         self.hide = Mask(host.secrets())
-        self.changed: list[str] = []
         self.plans: list[HostPlan] = []
         self.refused: Mapping[str, str] = {}
         """Instance -> the reason of the refusal, by the latest plan."""
@@ -80,7 +79,10 @@ class HostRun:
         self._lease = lease or context.lease(session, host.connection.timeout_factor)
         self._performer = Performer(host.name, session, self._lease, context, self.say)
         self._planned_under_lock = False  # a lock taken by recovery comes without a read
-        self._hurt = False  # whether a failed change may have hurt instances that were not taken out
+        self._maker = ChangeMaker(
+            self.steps, self.reader, self.disruption, self.traffic, self._performer, context, self.say
+        )
+        self.changed = self._maker.changed
 
     @property
     def locked(self) -> bool:
@@ -188,7 +190,7 @@ class HostRun:
             if proofs:
                 self._prove(roles)
         if todo.changes:
-            self._hurt = True
+            self._maker.hurt = True
             raise diagnostics.unsettled(todo, PASSES)
 
     def _agreed(self, todo: HostPlan, fleet: FleetState | None) -> HostPlan:
@@ -257,9 +259,9 @@ class HostRun:
                     self.reader.forget()  # waiting for streams may have taken long
                 for change, following in itertools.zip_longest(group.changes, group.changes[1:]):
                     reads = _facts([following]) if following else then
-                    self._apply(change, reads, hurt, done=done and slot is None and following is None)
+                    self._maker.apply(change, reads, hurt, done=done and slot is None and following is None)
                 if slot is not None:
-                    self._repair_all(slot.instances)
+                    self._maker.repair_all(slot.instances)
             except Exception:
                 self.traffic.abandon(slot)
                 raise
@@ -304,109 +306,11 @@ class HostRun:
         """Settle a change before its group begins; return it as planned if only earlier changes of the group can
         tell."""
         try:
-            return self._settle(change)
+            return self._maker.settle(change)
         except UnreachableError:
             raise
         except HostError:
             return change
-
-    def _apply(self, change: Change, following: Sequence[Run], hurt: frozenset[str], *, done: bool) -> None:
-        """Make one change. Reads from before an earlier change do not count: read again first.
-
-        Args:
-            change: as planned; made anew from the present state.
-            following: the commands to read after the change, in the same exec.
-            hurt: the instances that may be disrupted: out of the upstream, or without requests.
-            done: whether the lock can be given back in the same exec.
-        """
-        if self.context.stop.is_set():
-            raise Stopped("stopped before " + change.step.id, "run the command again to go on")
-        begun = time.monotonic()
-        step = change.step
-        self.say("changing", step.id, change.reason)
-        try:
-            settled = self._settle(change)
-            if settled is not None and self._waits(settled):
-                self.reader.forget()
-                settled = self._settle(change)
-            if settled is None:
-                self.say("ok", step.id)
-                return
-            self.disruption.refuse_others(settled, hurt)
-            self._carry_out(settled, following, hurt, done=done)
-        except HostError as error:
-            error.step = error.step or step.id
-            if self.changed and error.hint == planner.NOTHING_CHANGED:
-                error.hint = "earlier changes stay; repair the cause, then run the command again"
-            raise
-        if change.is_consequence:
-            self.say("ok", step.id)
-            return
-        self.changed.append(step.id)
-        self.say("changed", step.id, change.reason, time.monotonic() - begun)
-
-    def _waits(self, change: Change) -> bool:
-        """Have the balancers send nothing to a new instance, or the instance of a previous container tested; return
-        whether either took time."""
-        step = change.step
-        if step.follows_test:
-            return self.traffic.prove(step.part_of, step.id)
-        return creates(change) and self.traffic.hold(step.part_of)
-
-    def _settle(self, change: Change) -> Change | None:
-        """Make the change anew from the present state; None if nothing differs any more."""
-        entry, step = change.entry, change.step
-        facts = cast(HostFacts, LateFacts(self.reader.recent_facts))
-        try:
-            have = self.reader.state(entry.fact(), step.id)
-            if change.action == "remove":
-                return None if have is None else planner.make_change(entry, have, None)
-            want = planner.wanted(entry, facts, have)
-        except BlockedError as error:
-            raise diagnostics.unknown(step.id, "still cannot be read", error) from error
-        return None if converged(have, want) else planner.make_change(entry, have, want)
-
-    def _carry_out(self, change: Change, following: Sequence[Run], hurt: frozenset[str], *, done: bool) -> None:
-        """Run the commands of a change, and make sure that the host is as wanted afterwards."""
-        alone = change.step.part_of or change.step.stands_apart or hurt == EVERY  # each instance is tested later
-        try:
-            have = self._run(change, following, done=done)
-            if not converged(have, change.want):
-                raise diagnostics.not_converged(change, have)
-        except HostError:
-            self._hurt = self._hurt or not alone
-            raise
-
-    def _run(self, change: Change, following: Sequence[Run], *, done: bool) -> State:
-        """Run the commands of a change, then read the fact of the change and the following facts."""
-        fact = change.entry.fact()
-        self.reader.forget()
-        self.reader.renew(self._performer.perform(change, list(dict.fromkeys([fact.command, *following])), done=done))
-        try:
-            return self.reader.state(fact, change.step.id)
-        except BlockedError as error:
-            raise diagnostics.unknown(change.step.id, "cannot be read after it was changed", error) from error
-
-    def _repair_all(self, instances: Collection[str]) -> None:
-        """Repair the instances that broke while Docker or systemd were busy, before the test."""
-        for entry in self.steps.entries:
-            if entry.step.part_of not in instances:
-                continue
-            if is_container(entry.step) and is_missing(entry, self.reader.ask([entry.step.fact().command])):
-                self.traffic.missing(entry.step.part_of)
-            else:
-                self._repair(entry)
-
-    def _repair(self, entry: Entry) -> None:
-        step = entry.step
-        try:
-            have = self.reader.state(step.fact(), step.id)
-        except BlockedError as error:
-            raise diagnostics.unknown(step.id, "cannot be read any more", error) from error
-        want = step.repaired(have)
-        if not converged(have, want):
-            self._run(planner.make_change(entry, have, want), [], done=False)
-            self.changed.append(step.id)
 
     def _prove(self, roles: frozenset[str]) -> None:
         """Check that every instance still sees its cards. Instances of a planned role are left to the next plan.
@@ -418,7 +322,7 @@ class HostRun:
         for entry in (entry for entry in others if entry.step.part_of not in self.refused):
             have = gpu_loss.blind(entry, self.reader.ask([entry.step.fact().command]))
             if have is not None:
-                self._hurt = True
+                self._maker.hurt = True
                 raise diagnostics.lost_cards(entry.step.id, have)
 
     def keeps_marks(self, error: HostError) -> bool:
@@ -427,7 +331,7 @@ class HostRun:
         Args:
             error: the failure.
         """
-        return not (self._hurt or isinstance(error, UnreachableError | FactError))
+        return not (self._maker.hurt or isinstance(error, UnreachableError | FactError))
 
     def finish(self, result: str = "changed", error: HostError | None = None) -> None:
         """End the journal, if anything was changed, and give the lock back.
