@@ -5,6 +5,7 @@ A row of lies is played at once, one on each host; the tests of all of them shar
 
 import json
 import re
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -375,13 +376,14 @@ def test_verify_does_not_load_a_model_that_is_not_loaded(fleet):
 
 
 def test_an_instance_that_is_much_slower_than_its_equals_is_found(fleet):
-    """A host under load may not answer quietly enough to be measured; verify says so, and the next verify measures."""
+    """A host under load may not answer quietly enough to be measured; verify says so, and a later verify measures."""
+    until = time.monotonic() + 180
     faults.switch(fleet.lab, "gpu-01/ollama1", "slow", on=True)
     try:
-        for _ in range(5):
+        while True:
             done = fleet.provision("verify", "--json", "--limit", "gpu-*")
             checks = [check for host in done.doc["hosts"] for check in host["checks"]]
-            if done.code != 0:
+            if done.code != 0 or time.monotonic() > until:
                 break
     finally:
         faults.switch(fleet.lab, "gpu-01/ollama1", "slow", on=False)

@@ -121,9 +121,18 @@ def test_an_open_connection_is_no_request(tmp_path: Path, said: str) -> None:
     assert quiet(tmp_path, SAID=said) == "yes"
 
 
-@pytest.mark.parametrize("said", [WAITING, IDLE + STREAMING, AT_THIS_MOMENT], ids=["waits", "streams", "now"])
-def test_a_request_under_way_is_seen(tmp_path: Path, said: str) -> None:
-    assert quiet(tmp_path, SAID=said) == "other requests were under way"
+@pytest.mark.parametrize(
+    ("said", "when"),
+    [
+        (WAITING, "sent 5200, received 2100 ms ago"),
+        (IDLE + STREAMING, "sent 24, received 9100 ms ago"),
+        (AT_THIS_MOMENT, "sent 0, received 9100 ms ago"),
+    ],
+    ids=["waits", "streams", "now"],
+)
+def test_a_request_under_way_is_seen_and_its_client_is_named(tmp_path: Path, said: str, when: str) -> None:
+    client = "[::ffff:10.0.0.9]:51820"
+    assert quiet(tmp_path, SAID=said) == f"other requests were under way (client {client}, {when})"
 
 
 @pytest.mark.parametrize("says", [{"CODE": "1"}, {"PID": "0"}, {"PID": "$(reboot)"}, {"PID": ""}])

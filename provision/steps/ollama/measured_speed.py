@@ -25,20 +25,21 @@ in_flight() {{ # container, milliseconds
   case $pid in '' | 0 | *[!0-9]*) echo unknown; return ;; esac
   open=$(nsenter -t "$pid" -n ss -Htni state established 'sport = :11434' 2>/dev/null) || {{ echo unknown; return; }}
   printf '%s\n' "$open" | awk -v within="$2" '
+    !/ rto:/ {{ client = substr($4, 1, 80) }}
     / rto:/ {{
       sent = received = 0
       for (n = 1; n <= NF; n++) {{
         if ($n ~ /^lastsnd:/) sent = substr($n, 9) + 0
         if ($n ~ /^lastrcv:/) received = substr($n, 9) + 0
       }}
-      if (sent < within || received + 100 < sent) busy = 1
+      if (sent < within || received + 100 < sent) busy = "yes " client ", sent " sent ", received " received " ms ago"
     }}
-    END {{ print busy ? "yes" : "no" }}'
+    END {{ print busy ? busy : "no" }}'
 }}
 judged() {{ # the answer of in_flight
   case $1 in
     no) quiet=yes ;;
-    yes) quiet='other requests were under way' ;;
+    yes*) quiet="other requests were under way (client ${{1#yes }})" ;;
     *) quiet='nobody knows whether other requests were under way (ss in its network namespace said nothing)' ;;
   esac
 }}
