@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from provision.lab import paths
+from provision.lab import emulation, paths
 from provision.lab.vm_image import Image, architecture
 
 KVM, EMULATED = "kvm", "tcg"
 TRIAL_SECONDS = 20
 """The longest trial boot. With KVM a guest needs less than a second to the first process."""
-_FACTORS = {KVM: 1, EMULATED: 12}
+_FACTORS = {KVM: 1, EMULATED: emulation.FACTOR}
 _STARTED = b"Run /init as init process"  # init/main.c of Linux, when the kernel is up
 _DEVICE = Path("/dev/kvm")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from provision.lab import devices
+from provision.lab.emulation import machine_factor
 from provision.lab.machine import cgroup_version
 from provision.lab.shell import LabError
 
@@ -79,10 +80,15 @@ def processes(lab: str, member: str = "") -> list[int]:
 def kill(lab: str, member: str = "", *, timeout: float = 20) -> None:
     """Kill every process of a lab, or of one member, and wait until none is left.
 
+    Args:
+        lab: name of the lab.
+        member: name of the member; empty for all.
+        timeout: seconds, on a machine that is not emulated.
+
     Raises:
-        LabError: some processes are still alive after `timeout` seconds.
+        LabError: some processes are still alive after that time.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * machine_factor()
     while left := processes(lab, member):
         if time.monotonic() > deadline:
             raise LabError(

@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 
+from provision.lab.emulation import machine_factor
 from provision.lab.lab import Lab
 from provision.lab.shell import LabError
 from provision.lab.spec import Spec
@@ -50,7 +51,7 @@ def _ask(lab: Lab) -> None:
     request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
     begun, first, last = time.monotonic(), 0.0, {}
     try:
-        with direct.open(request, timeout=60) as answer:
+        with direct.open(request, timeout=60 * machine_factor()) as answer:
             instance = answer.headers.get("X-Instance", "an unnamed instance")
             for line in answer:
                 first = first or time.monotonic() - begun

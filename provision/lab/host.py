@@ -10,6 +10,7 @@ from pathlib import Path
 
 from provision.lab import cgroups, keys, machine
 from provision.lab.disk import BOUND, Disk
+from provision.lab.emulation import machine_factor
 from provision.lab.network import Network
 from provision.lab.shell import LabError, run, start
 from provision.lab.spec import HostSpec
@@ -59,8 +60,8 @@ class Host:
 
     @property
     def patience(self) -> int:
-        """By how much every wait for the host is longer than for a container."""
-        return 1
+        """By how much every wait for the host is longer than for a container of a machine that is not emulated."""
+        return machine_factor()
 
     @property
     def running(self) -> bool:
@@ -86,10 +87,14 @@ class Host:
         self.disk.unmount()
 
     def shutdown(self, timeout: float = 30) -> None:
-        """Shut the host down as a person would, then take the power away (after `timeout` seconds at the latest)."""
+        """Shut the host down as a person would, then take the power away.
+
+        Args:
+            timeout: seconds until the power is cut, on a machine that is not emulated.
+        """
         if self.running:
             self.run(["systemctl", "poweroff", "--no-wall"], check=False)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * self.patience
         while self.running and time.monotonic() < deadline:
             time.sleep(0.05)
         self.stop()
@@ -97,15 +102,19 @@ class Host:
     def wait(self, timeout: float = 60) -> None:
         """Wait until the host's sshd answers the machine. A host that hangs while it boots is power-cycled, once.
 
+        Args:
+            timeout: seconds, on a machine that is not emulated.
+
         Raises:
             LabError: the host did not answer; the message describes its state.
         """
-        if self._comes_up(timeout / 2):
+        seconds = timeout * self.patience
+        if self._comes_up(seconds / 2):
             return
         self.stop()
         self.start()
-        if not self._comes_up(timeout):
-            raise LabError(f"{self.name} did not come up in {timeout:g} seconds, twice:\n{self._state()}")
+        if not self._comes_up(seconds):
+            raise LabError(f"{self.name} did not come up in {seconds:g} seconds, twice:\n{self._state()}")
 
     def _comes_up(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -141,7 +150,7 @@ class Host:
             words: the command.
             stdin: its standard input.
             check: whether an exit code other than 0 is an error.
-            timeout: seconds until the command is killed.
+            timeout: seconds until the command is killed, on a machine that is not emulated.
 
         Raises:
             LabError: the host is down, or the command failed.
@@ -181,7 +190,7 @@ class Host:
         leader = self.leader
         if leader is None or Path(f"/proc/{leader}/root/run/nologin").exists():
             return False  # sshd would already answer, and refuse everybody but root
-        return self._greets(1)
+        return self._greets(self.patience)
 
     def _greets(self, seconds: float) -> bool:
         """Whether sshd sends its greeting over the lab's network in time."""

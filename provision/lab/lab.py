@@ -11,6 +11,7 @@ from provision.lab import (
     acceleration,
     base,
     cgroups,
+    emulation,
     keys,
     machine,
     models,
@@ -68,6 +69,8 @@ class Lab:
             _make_parts(lab.spec.release, say, lab.spec.packages)
             if lab.spec.vm:
                 lab._require_machines(say)
+            elif emulation.machine_factor() > 1:
+                say(emulation.EXPLAINED)
             keys.ssh_key(lab.key, f"provision lab {lab.name}")
             lab.network.make()
             lab.network.connect(lab.spec.rtt, lab.home / "delay.log")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.lab import cgroups, machine, paths
+from provision.lab.emulation import machine_factor
 from provision.lab.shell import LabError, output, run, start
 
 _MACHINE_FILE = ".machine.json"
@@ -121,7 +122,7 @@ class Network:
         line = str(Path(__file__).with_name("delay.py"))
         words = [sys.executable, "-I", line, str(paths.NETNS / self.netns), "up0", self.link, str(rtt / 2000)]
         start(words, cgroups=cgroups.make(self.lab, "delay"), log=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 * machine_factor()
         while not self._has("up0"):
             if time.monotonic() > deadline:
                 raise LabError(f"the delay line did not start: {log.read_text()[-1000:]}", "is /dev/net/tun there?")

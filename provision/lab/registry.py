@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from provision.lab import image, paths
 from provision.lab.base import discard
+from provision.lab.emulation import machine_factor
 from provision.lab.fetch import unpack
 from provision.lab.shell import LabError, run
 
@@ -61,7 +62,7 @@ def publish(address: str, release: str) -> None:
         return
     for tag in image.TAGS:
         built = image.build(tag, release)
-        connection = http.client.HTTPConnection(address, _PORT, timeout=30)
+        connection = http.client.HTTPConnection(address, _PORT, timeout=30 * machine_factor())
         kind = json.loads(built.manifest)["mediaType"]
         path = f"/v2/{image.NAME}/manifests/{tag}"
         status, _, data = _ask(connection, "GET", path, headers={"Accept": kind})
@@ -87,7 +88,7 @@ def publish_model(address: str, name: str, tag: str, manifest: dict[str, Any], b
     Raises:
         LabError: the registry refused.
     """
-    connection = http.client.HTTPConnection(address, _PORT, timeout=30)
+    connection = http.client.HTTPConnection(address, _PORT, timeout=30 * machine_factor())
     for digest, blob in blobs.items():
         _push_blob(connection, name, digest, blob)
     _put_manifest(connection, name, tag, json.dumps(manifest).encode(), manifest["mediaType"])

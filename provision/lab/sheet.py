@@ -42,7 +42,8 @@ def inventory(home: Path, spec: Spec, network: Network, hosts: Iterable[Host]) -
     }
     children = {name: {"hosts": members} for name, members in groups.items() if members}
     settings = site.settings(network, spec.release, spec.packages)
-    if spec.vm and (patience := max(host.patience for host in hosts)) > 1:
+    patience = max(host.patience for host in hosts)
+    if patience > 1:
         login |= {"ansible_timeout": 10 * patience, "timeout_factor": patience}
     return {"all": {"vars": {**login, **settings}, "children": children}}
 

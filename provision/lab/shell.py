@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from provision.errors import ProvisionError
+from provision.lab.emulation import machine_factor
 
 # Joins the cgroups named before `--`, then becomes the program after `--`: a process must enter its cgroups
 # itself, or its first children would be outside of them.
@@ -31,21 +32,21 @@ def run(
         words: the command, one word each, without a shell.
         stdin: its standard input; empty by default.
         check: whether an exit code other than 0 is an error.
-        timeout: seconds until the program is killed.
+        timeout: seconds until the program is killed, on a machine that is not emulated.
         env: the whole environment, or None for ours.
         cwd: directory to run in.
 
     Raises:
         LabError: the program is missing, ran too long, or failed (with the end of its output).
     """
-    argv = [str(word) for word in words]
+    argv, seconds = [str(word) for word in words], timeout * machine_factor()
     try:
         result = subprocess.run(
             argv,
             input=stdin or "",
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=seconds,
             env=env,
             cwd=cwd,
             check=False,
@@ -53,7 +54,7 @@ def run(
     except FileNotFoundError as error:
         raise LabError(f"{argv[0]} is not installed", "run `provision lab prepare --install`") from error
     except subprocess.TimeoutExpired as error:
-        raise LabError(f"`{shlex.join(argv)}` did not end within {timeout:g} seconds") from error
+        raise LabError(f"`{shlex.join(argv)}` did not end within {seconds:g} seconds") from error
     if check and result.returncode:
         text = (result.stderr.strip() or result.stdout.strip())[-2000:]
         raise LabError(f"`{shlex.join(argv)}` failed with exit code {result.returncode}: {text}")

@@ -4,6 +4,7 @@ import socket
 import time
 from contextlib import suppress
 
+from provision.lab.emulation import machine_factor
 from provision.lab.shell import LabError
 
 
@@ -13,16 +14,17 @@ def wait_for_port(address: str, port: int, timeout: float = 60) -> None:
     Args:
         address: an IPv4 address.
         port: a TCP port.
-        timeout: seconds.
+        timeout: seconds, on a machine that is not emulated.
 
     Raises:
         LabError: no server listened in time.
     """
-    deadline = time.monotonic() + timeout
+    seconds = timeout * machine_factor()
+    deadline = time.monotonic() + seconds
     while True:
         # a handshake over a delay line on a busy machine may take longer than a second
-        with suppress(OSError), socket.create_connection((address, port), timeout=10):
+        with suppress(OSError), socket.create_connection((address, port), timeout=10 * machine_factor()):
             return
         if time.monotonic() > deadline:
-            raise LabError(f"nothing listens on {address}:{port} after {timeout:g} seconds")
+            raise LabError(f"nothing listens on {address}:{port} after {seconds:g} seconds")
         time.sleep(0.02)

@@ -52,7 +52,7 @@ def test_inventory_points_at_the_site(monkeypatch):
     settings = {"nginx": {"url": "http://10.213.7.1/nginx"}}
     monkeypatch.setattr(site, "settings", lambda network, release, packages: settings)
     spec, network = Spec(name="x", gpu_hosts=1, gpus=2), Network("x", 7)
-    hosts = [SimpleNamespace(name=h.name, spec=h, address=network.address(h.number)) for h in spec.hosts()]
+    hosts = [SimpleNamespace(name=h.name, spec=h, address=network.address(h.number), patience=1) for h in spec.hosts()]
     document = sheet.inventory(Path("/lab"), spec, network, hosts)["all"]
     assert document["vars"]["ansible_user"] == "ops"
     assert document["vars"]["nginx"]["url"] == "http://10.213.7.1/nginx"
@@ -63,10 +63,11 @@ def test_inventory_points_at_the_site(monkeypatch):
     assert document["children"]["balancer"]["hosts"] == {"lb-01": {"ansible_host": "10.213.7.201"}}
 
 
+@pytest.mark.parametrize("vm", [False, True])
 @pytest.mark.parametrize(("patience", "seconds"), [(1, None), (12, 120)])
-def test_an_emulated_host_gets_more_time_to_answer(monkeypatch, patience, seconds):
+def test_an_emulated_host_gets_more_time_to_answer(monkeypatch, patience, seconds, vm):
     monkeypatch.setattr(site, "settings", lambda *_: {"nvidia_toolkit": {}})
-    spec, network = Spec(name="x", gpu_hosts=1, balancers=0, vm=True), Network("x", 7)
+    spec, network = Spec(name="x", gpu_hosts=1, balancers=0, vm=vm), Network("x", 7)
     hosts = [SimpleNamespace(name=h.name, spec=h, address="10.213.7.11", patience=patience) for h in spec.hosts()]
     variables = sheet.inventory(Path("/lab"), spec, network, hosts)["all"]["vars"]
     assert variables.get("ansible_timeout") == seconds
