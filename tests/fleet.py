@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from provision.lab.emulation import machine_factor
 from provision.lab.lab import Lab
 from provision.lab.shell import LabError
 from provision.lab.spec import Spec
@@ -84,7 +85,8 @@ class Fleet:
         return {**os.environ, "XDG_CACHE_HOME": str(self.lab.home / "cache")}
 
     def provision(self, *words: str, env: dict[str, str] | None = None, timeout: float = 600) -> Done:
-        """Run a command of ours on the inventory as it now is."""
+        """Run a command of ours on the inventory as it now is; `timeout` is for a machine that is not emulated."""
+        timeout *= machine_factor()
         argv, environment = self.command(*words), {**self.environment, **(env or {})}
         if needs_a_start(env or {}):
             done = subprocess.run(
@@ -192,7 +194,7 @@ def settle(fleet: Fleet) -> None:
     # Waiting for the boot costs nothing; a plan meanwhile would slow the boot down.
     fleet.lab.each(lambda host: host.run(["systemctl", "is-system-running", "--wait"], check=False) and None)
     # While Docker starts on a busy machine a plan may fail, so the loop asks again.
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 600 * machine_factor()
     while (done := fleet.provision("plan", "--exit-code")).code:
         assert time.monotonic() < deadline, (done, _boots(fleet))
         time.sleep(1)
@@ -207,7 +209,7 @@ def _boots(fleet: Fleet) -> str:
 
 def wait_for(holds: Callable[[], bool], seconds: float = 600) -> None:
     """Wait until a condition holds that a host reaches by itself; fail if it does not hold in time."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * machine_factor()
     while not holds():
         assert time.monotonic() < deadline, "the hosts did not reach the condition by themselves"
         time.sleep(1)
