@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -158,6 +159,41 @@ REPORT = """<testsuites><testsuite>
 E       assert 1 == 2</failure></testcase>
 <testcase classname="tests.lab.test_lab" name="test_save" time="0"><error message="no lab">gone</error></testcase>
 </testsuite></testsuites>"""
+
+
+class FakeCarrier:
+    """A carrier: pytest ends there with an exit code and leaves a report."""
+
+    def __init__(self, code: int, report: str) -> None:
+        self.login = self
+        self._code = code
+        self._report = report
+
+    def sh(self, text: str, seconds: float = 60, *, check: bool = True) -> Said:
+        """Answer to the commands of the part."""
+        if "pytest" in text:
+            assert not check or not self._code
+            return Said(self._code, [(1.0, "no tests ran")])
+        return Said(0, [(0.0, self._report)] if text.startswith("cat") else [])
+
+
+def told_by_the_lab(code: int, report: str) -> list[tuple[str, str, str]]:
+    """Name, verdict and evidence of a file of lab tests."""
+    tests = lab.Tests(cast(Carrier, FakeCarrier(code, report)), JUDGED)
+    tests.up()
+    return words([Case("tests/lab/test_lab.py", lambda: tests.run("tests/lab/test_lab.py"))])
+
+
+def test_a_file_of_lab_tests_that_runs_out_of_time_says_so() -> None:
+    assert [name for name, _, _ in told_by_the_lab(1, REPORT)][-1].endswith("test_save")  # a whole file
+    name, word, why = told_by_the_lab(124, REPORT)[-1]
+    assert (name, word) == ("tests/lab/test_lab.py", "not run")
+    assert why.endswith("were over: the other tests of the file have not run")
+
+
+def test_a_file_without_a_finished_test_differs_only_where_there_was_time() -> None:
+    assert [word for _, word, _ in told_by_the_lab(124, "")] == ["not run"]
+    assert told_by_the_lab(5, "") == [("tests/lab/test_lab.py", "differs", "pytest ran no test: no tests ran")]
 
 
 def test_each_test_of_the_lab_has_a_verdict_with_pytests_evidence() -> None:
