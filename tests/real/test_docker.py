@@ -207,9 +207,10 @@ def test_a_restart_of_docker_keeps_the_instances(fleet: Fleet, noted: Noted) -> 
 
 def test_nftables_is_refused_by_name(fleet: Fleet, noted: Noted) -> None:
     """Docker makes no chain DOCKER-USER with this backend."""
+    deployed = fleet.vars["docker"]["daemon"]  # of the case before
     fleet.vars["docker"]["daemon"] = {**OLD_RUNC, "firewall-backend": "nftables"}
     planned = fleet.provision("plan", "--limit", "gpu-01")
-    fleet.vars["docker"]["daemon"] = OLD_RUNC
+    fleet.vars["docker"]["daemon"] = deployed
     assert planned.code == 3, planned
     said = (
         '"firewall-backend": "nftables" in /etc/docker/daemon.json: with this backend Docker has no chain DOCKER-USER'
