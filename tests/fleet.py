@@ -114,7 +114,7 @@ class Fleet:
 
     def on(self, host: str, *words: str) -> str:
         """Run words on a host as root, and return their output."""
-        return self.lab.host(host).run(words, timeout=120).stdout
+        return self.lab.host(host).run(words, timeout=300).stdout
 
     @property
     def vars(self) -> dict[str, Any]:
@@ -213,6 +213,11 @@ def wait_for(holds: Callable[[], bool], seconds: float = 600) -> None:
     while not holds():
         assert time.monotonic() < deadline, "the hosts did not reach the condition by themselves"
         time.sleep(1)
+
+
+def serves_again(fleet: Fleet, *words: str) -> None:
+    """Wait until a plan of booted hosts has nothing to change. While Docker starts a plan may fail."""
+    wait_for(lambda: fleet.provision("plan", "--exit-code", *words).code == 0)
 
 
 def at_work(fleet: Fleet, step: str, then: str = ":", host: str = "gpu-01") -> None:

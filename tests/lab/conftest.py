@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.fleet import DEPLOYED, Done, Fleet, at_work, settle, wait_for
+from tests.fleet import DEPLOYED, Done, Fleet, at_work, serves_again, settle, wait_for
 
-__all__ = ["DEPLOYED", "Done", "Fleet", "at_work", "settle", "wait_for"]
+__all__ = ["DEPLOYED", "Done", "Fleet", "at_work", "serves_again", "settle", "wait_for"]
 UPSTREAM = "/etc/provision/nginx/upstream.conf"
 PASSED = pytest.StashKey[bool]()
 

@@ -35,6 +35,7 @@ class Counter:
         self.cursors = {name: self._cursor(name) for name in GPU + BALANCER}
 
     def _cursor(self, host: str) -> str:
+        self.fleet.on(host, "journalctl", "--sync")  # the journal may not have the lines of the test before yet
         said = self.fleet.on(host, "journalctl", "--quiet", "--lines=0", "--show-cursor")
         return said.partition("-- cursor: ")[2].strip()
 
@@ -99,8 +100,10 @@ def test_a_replaced_container_is_few_execs_and_programs(fleet, lab, tmp_path):
         done = fleet.deploy("--limit", "gpu-01")
     assert done.host("gpu-01")["changed"] == ["container:ollama1", "resident:ollama1"]
     cost = counter.costs()["gpu-01"]
-    assert (cost.logins, cost.execs <= 12) == (1, True), cost  # 11 measured; the log of a slow load may take one more
-    assert started["docker"] <= 60, started  # 45 measured; each look at a slow start asks Docker once more
+    # 11 measured; the log of a slow load may take one more, and a slow machine renews the lease meanwhile
+    assert (cost.logins, cost.execs <= 14) == (1, True), cost
+    # 45 measured; each look at a slow start asks Docker once more, and sleeps
+    assert started["docker"] <= 50 + started["sleep"], started
     del one["memory"]
     fleet.deploy("--limit", "gpu-01")
 

@@ -10,7 +10,7 @@ from provision.rollout.outcome import selection
 from provision.rollout.waves import Rollout
 from provision.runs.context import Context
 
-from .conftest import wait_for
+from .conftest import serves_again
 
 pytestmark = pytest.mark.lab
 HOSTS = ["gpu-01", "gpu-02", "lb-01"]
@@ -106,7 +106,7 @@ def test_a_host_that_cannot_be_reached_is_down_in_the_upstream_and_comes_back(fl
     finally:
         lab.host("gpu-02").start()
         lab.host("gpu-02").wait()
-    wait_for(lambda: fleet.changes()["gpu-02"] == [])
+    serves_again(fleet, "--limit", "gpu-02")
     done = fleet.deploy()
     assert done.host("lb-01")["changed"] == ["config:balancer"]
     assert fleet.provision("verify", "--json").code == 0

@@ -11,7 +11,7 @@ from provision.runs.log import Logs, default_folder
 from provision.steps.nginx import member_update
 from tests.faults.running import Running
 
-from .conftest import wait_for
+from .conftest import serves_again, wait_for
 from .test_rolling import containers, down, replaced, upstream
 
 pytestmark = pytest.mark.lab
@@ -45,7 +45,7 @@ def test_a_dead_host_is_drained_and_stays_so_over_deploys_and_reboots(fleet, lab
     for host in ("gpu-02", "lb-01"):
         faults.switch(lab, host, "power-off", on=True)
         faults.switch(lab, host, "power-off", on=False)
-    wait_for(lambda: not any(fleet.changes().values()))
+    serves_again(fleet)
     assert shown(fleet.deploy()) == dict.fromkeys(HOST, "a new driver")
     assert down(fleet) == HOST
     plan = fleet.provision("plan")
@@ -152,11 +152,11 @@ def test_a_connection_that_is_still_being_made_is_waited_for(lab):
     def left() -> str:
         return balancer.run(waiting.words, stdin=waiting.stdin.decode()).stdout
 
-    assert left() == "open 0\n"
+    wait_for(lambda: left() == "open 0\n")  # workers of before a reload may still be ending
     balancer.run(["iptables", "-w", "-I", *lost])
     balancer.run(["cp", "/usr/bin/curl", "/root/nginx"])
     try:
-        asking = f"/root/nginx -m 20 --local-port 45001 http://{at}/ >/dev/null 2>&1 & echo $!"
+        asking = f"/root/nginx -m 120 --local-port 45001 http://{at}/ >/dev/null 2>&1 & echo $!"
         number = balancer.run(["sh", "-c", asking]).stdout.strip()
         wait_for(lambda: "SYN-SENT" in balancer.run(["ss", "-Htn", "state", "all", "dst", at]).stdout)
         assert left() == "open 1\n"

@@ -37,6 +37,10 @@ FORWARD = ("firewall:DOCKER-USER",)  # a starting Docker puts its own rules befo
 STOP_DOCKER = "systemctl stop docker.socket docker.service"
 BEHIND = 'at=$(readlink -f "$(command -v dockerd)"); cp -p "$at" "$at.new"; mv -fT "$at.new" "$at"'
 ASK = 'at=$(docker port ollama1 11434); ask() { curl -sf -X "$1" -d "$3" "http://$at/api/$2"; }; '
+RESTART = """
+docker restart -t 1 ollama2
+until curl --noproxy '*' -sf -o /dev/null "http://$(docker port ollama2 11434)/api/version"; do sleep 0.2; done
+"""
 RELOAD_NGINX = "systemctl reload provision-nginx; sleep 1"
 PID = "/run/provision-nginx/nginx.pid"
 LOAD_ANOTHER = f"""
@@ -187,7 +191,7 @@ GPU = (
         touches=("container ollama2",),  # the container restarts
     ),
     Breakage("resident:ollama1", "unloaded", ASK + f"""ask POST generate '{{"model":"{MODEL}","keep_alive":0}}'"""),
-    Breakage("resident:ollama2", "restarted", "docker restart -t 1 ollama2; sleep 1", touches=("container ollama2",)),
+    Breakage("resident:ollama2", "restarted", RESTART, touches=("container ollama2",)),
     volume_gone("ollama1"),
     volume_gone("ollama2"),
     Breakage("unit:provision-firewall.service", "edited", EDIT_UNIT),

@@ -8,7 +8,8 @@ pytestmark = pytest.mark.lab
 HOST, NEIGHBOUR, BALANCER = "gpu-01", "gpu-02", "lb-01"
 WALL = "firewall:DOCKER-USER"
 FOREIGN = ["FORWARD", "-p", "tcp", "--dport", "11434", "-j", "ACCEPT"]
-ASK = ["curl", "--noproxy", "*", "-s", "-o", "/dev/null", "--max-time", "5", "-w", "%{http_code}"]
+PATIENCE = ["--connect-timeout", "5", "--max-time", "60"]
+ASK = ["curl", "--noproxy", "*", "-s", "-o", "/dev/null", *PATIENCE, "-w", "%{http_code}"]
 CONTAINER = ["docker", "inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "ollama1"]
 
 

@@ -71,7 +71,7 @@ def test_ctrl_c_ends_the_step_and_says_where_it_stopped(running, fleet, number, 
         running.until(heard)
     finally:
         fleet.on("gpu-01", "pkill", "-CONT", "-x", "dockerd")
-    said, _ = running.communicate(timeout=300)
+    said, _ = running.communicate(timeout=600)
     assert running.returncode == 130
     assert "changed   container:ollama1" in said
     assert "STOPPED" in said
@@ -94,7 +94,7 @@ def test_at_a_terminal_one_role_of_one_host_is_asked_for_shown_and_done(fleet):
             if b"Deploy this?" not in said and b"Deploy this?" in said + part:
                 screen.write(b"y\n")
             said += part
-    assert process.wait(300) == 0, said.decode()[-4000:]
+    assert process.wait(600) == 0, said.decode()[-4000:]
     assert b"lb-01" in said
     assert b"bug" not in said
     assert not any(fleet.changes().values())
@@ -112,7 +112,7 @@ def test_ctrl_c_twice_stops_at_once_and_still_says_where(running, fleet, number,
         running.until("finishing what is under way")  # two signals at once would be one
         time.sleep(apart)
         running.send_signal(number)
-        said, _ = running.communicate(timeout=300)
+        said, _ = running.communicate(timeout=600)
     finally:
         fleet.on("gpu-01", "pkill", "-CONT", "-x", "dockerd")
     assert running.returncode == 130
@@ -169,7 +169,7 @@ def test_a_roll_whose_terminal_is_closed_or_that_is_terminated_gives_instance_an
         at_work(fleet, "container:ollama1")
         assert down(fleet) == {"gpu-01/ollama1"}
         how(terminal)
-        assert terminal.process.wait(180) == 130, terminal.said
+        assert terminal.process.wait(600) == 130, terminal.said
     finally:
         terminal.process.kill()
         terminal.close()

@@ -149,6 +149,7 @@ def test_a_run_costs_no_more_than_it_did(setup, tmp_path, words, weight, most):
         setup.weighted(weight)
     elif setup.path.read_text() == setup.text:
         setup.provision("deploy", "--yes")
+    setup.host.run(["journalctl", "--sync"])
     cursor = setup.host.run(["journalctl", "--quiet", "--lines=0", "--show-cursor"]).stdout.partition("cursor: ")[2]
     before = setup.bytes()
     with programs.started(setup.host, tmp_path) as started:

@@ -10,7 +10,7 @@ import pytest
 from provision.lab import faults
 from provision.runs.lock import HostLock
 
-from .conftest import wait_for
+from .conftest import serves_again
 from .test_rolling import ALL, down
 from .test_serve import generate
 
@@ -48,7 +48,7 @@ def test_everything_comes_back_by_itself(fleet, lab):
     for host in ("gpu-01", "gpu-02", "lb-01"):
         faults.switch(lab, host, "power-off", on=False)
     # A plan reads everything and changes nothing: containers, their cards, models in their memory, nginx.
-    wait_for(lambda: not any(fleet.changes().values()))
+    serves_again(fleet)
     assert_cdi_came_first(lab.host("gpu-01"))
     assert down(fleet) == {"gpu-01/ollama2"}
     assert {generate(fleet, time.monotonic())[0] for _ in range(12)} == ALL - {"gpu-01/ollama2"}

@@ -7,7 +7,7 @@ import pytest
 from provision.lab import faults
 from tests.faults.running import Running
 
-from .conftest import Fleet, wait_for
+from .conftest import Fleet, serves_again, wait_for
 
 pytestmark = pytest.mark.lab
 HOST, OLD = "gpu-01", "ollama1.PREVIOUS"
@@ -77,7 +77,7 @@ def test_a_host_that_loses_power_within_a_replacement_gets_its_old_container_bac
     assert containers(fleet)["ollama1"] == before["ollama1"]
     assert containers(fleet).keys() == before.keys()
     del one["memory"]
-    wait_for(lambda: not any(fleet.changes().values()))
+    serves_again(fleet)
 
 
 def test_a_container_that_a_dead_run_kept_goes_once_the_present_one_has_passed(fleet):

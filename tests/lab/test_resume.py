@@ -51,18 +51,23 @@ class Running:
 
     def end(self) -> str:
         """Wait for the end of the deploy, and return the rest of its output."""
-        output, _ = self.process.communicate(timeout=180)
+        output, _ = self.process.communicate(timeout=600)
         assert self.process.returncode == 0, output
         return output
 
 
 @pytest.fixture
 def loading(fleet, lab):
-    """gpu-01 takes long to load its models."""
-    lab.host("gpu-01").write(KNOBS, '{"load_seconds": 12}')
+    """gpu-01 takes longer to load its models than any test, until `loaded`."""
+    lab.host("gpu-01").write(KNOBS, '{"load_seconds": 3600}')
     yield fleet
-    lab.host("gpu-01").run(["rm", "-f", KNOBS])
+    loaded(fleet)
     fleet.deploy()
+
+
+def loaded(fleet):
+    """gpu-01 takes no time to load its models from now on; a load that is under way ends."""
+    fleet.on("gpu-01", "rm", "-f", KNOBS)
 
 
 @pytest.fixture
@@ -102,6 +107,7 @@ def test_killed_in_a_long_job_the_next_deploy_attaches_to_it_at_once(slow):
     again = Running(slow, "-l", "gpu-01")
     again.until("changing  resident:ollama1")
     assert jobs(slow) == [job], "a second load was begun"
+    loaded(slow)
     assert "changed   resident:ollama1" in again.end()
     assert [entry["run"] for entry in slow.provision("history", "--json", "-l", "gpu-01").doc["runs"]][1] == left["run"]
     assert [one["result"] for one in newest(slow)["hosts"]] == ["changed"]
@@ -113,6 +119,7 @@ def test_killed_in_a_short_step_it_is_resumed_by_its_id_on_its_hosts_alone(slow)
     first.until("changing  container:ollama1")
     at_work(slow, "container:ollama1")
     first.kill()
+    loaded(slow)
     left = newest(slow)
     assert [(one["result"], one["step"]) for one in left["hosts"]] == [("unfinished", "container:ollama1")]
     [change] = [
@@ -145,6 +152,7 @@ def test_killed_before_the_balancers_learn_of_a_renamed_instance_the_next_run_te
     first = Running(loading, "-l", "gpu-01")
     first.until("changing  resident:chat")
     first.kill()
+    loaded(loading)
     lines = upstream(loading)
     assert [line for line in lines if "gpu-01/ollama1" in line and " down;" in line]
     assert not [line for line in lines if "gpu-01/chat" in line]
@@ -169,6 +177,7 @@ def test_from_another_machine_a_dead_run_is_waited_for_or_its_lock_taken_away_an
     first = Running(slow, "-l", "gpu-01")
     first.until("changing  resident:ollama1")
     first.kill()
+    loaded(slow)
     run = newest(slow)["run"]
     another = {"XDG_STATE_HOME": str(tmp_path / "another")}
     refused = slow.provision("deploy", "--yes", "--json", "-l", "gpu-01", env=another)

@@ -13,7 +13,7 @@ import pytest
 from provision.lab import faults, models, paths
 from tests import nginx_series
 
-from .conftest import Fleet, wait_for
+from .conftest import Fleet, serves_again
 
 pytestmark = pytest.mark.lab
 FOLDER = Path(__file__).parents[2] / "docs/runbooks"
@@ -52,7 +52,7 @@ class Operator:
         (self.folder / "prod.yaml").write_text((self.fleet.folder / "inventory.yaml").read_text())
         argv = [sys.executable, "-m", *words]
         said = subprocess.run(
-            argv, capture_output=True, text=True, check=False, cwd=self.folder, timeout=300, env=self.environment
+            argv, capture_output=True, text=True, check=False, cwd=self.folder, timeout=900, env=self.environment
         )
         assert said.returncode == int(code or 0), (line, said.stdout[-4000:], said.stderr[-4000:])
         return said
@@ -75,7 +75,7 @@ def reboot(operator: Operator) -> None:
     host.shutdown()
     host.start()
     host.wait()
-    wait_for(lambda: operator.fleet.provision("plan", "--exit-code", "--limit", "gpu-02").code == 0)
+    serves_again(operator.fleet, "--limit", "gpu-02")
 
 
 def into_the_inventory(operator: Operator) -> None:

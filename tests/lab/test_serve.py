@@ -148,7 +148,7 @@ def test_a_full_fleet_says_so_in_json_with_a_time_to_come_back(scratch):
 
 def test_instances_are_out_of_reach_for_everybody_but_the_balancer(fleet, lab):
     port = f"{fleet.address('gpu-01')}:3001"
-    words = ["curl", "-sf", "--max-time", "3", "-o", "/dev/null", f"http://{port}/api/version"]
+    words = f"curl -sf --connect-timeout 3 --max-time 60 -o /dev/null http://{port}/api/version".split()
     assert lab.host("lb-01").run(words, check=False).returncode == 0
     assert lab.host("gpu-02").run(words, check=False).returncode != 0
     with pytest.raises(OSError, match=r"timed out|refused|unreachable"):

@@ -105,6 +105,12 @@ def ask(what: str, method: str = "POST", **fields: Any) -> str:
     return f"curl -sf -o /dev/null -X {method} -d '{body}' http://{AT}/api/{what}"
 
 
+def restarted(instance: str) -> str:
+    """Restart an instance, and wait until its server answers."""
+    version = f"http://$(docker port {instance} 11434)/api/version"
+    return f"docker restart -t 1 {instance}; until curl --noproxy '*' -sf -o /dev/null {version}; do sleep 0.2; done"
+
+
 def container(how: str, check: str, expected: str, got: str, **how_done: Any) -> Lie:
     """A fault of the container of ollama1."""
     return Lie(how, "container:ollama1", check, expected, got, **how_done)
@@ -123,7 +129,7 @@ GPU = (
     Lie(
         *("fallen to the CPU", "resident:ollama1", f"{MODEL}: bytes on the cards", "", "0"),
         fault=("HOST/ollama1", "cpu"),
-        script="docker restart -t 1 ollama1; sleep 1; " + ask("generate", keep_alive=-1),
+        script=restarted("ollama1") + "; " + ask("generate", keep_alive=-1),
         also=INSTANCE,
     ),
     Lie(

@@ -464,6 +464,19 @@ def test_a_client_that_leaves_during_a_load_aborts_the_load(pulled):
     assert ollama_api.Handler.scheduler.running() == []
 
 
+def test_a_load_ends_at_once_when_its_knob_says_so(pulled):
+    knobs = ollama_lab.LAB / "knobs.json"
+    knobs.write_text(json.dumps({"load_seconds": 600}))
+    connection = http.client.HTTPConnection("127.0.0.1", pulled.port, timeout=60)
+    connection.request("POST", "/api/generate", json.dumps({"model": MODEL}))
+    while not [*pulled.usage.iterdir()]:
+        time.sleep(0.01)
+    assert ollama_api.Handler.scheduler.running() == []
+    knobs.write_text(json.dumps({"load_seconds": 0}))
+    assert json.loads(connection.getresponse().read())["done_reason"] == "load"
+    connection.close()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

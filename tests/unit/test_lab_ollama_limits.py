@@ -132,8 +132,8 @@ def test_the_queue_for_another_model_holds_one_more_than_its_number(pulled, monk
             thread.start()
         for _ in range(4 - let_in):
             full.acquire()
-        knobs(load_seconds=0)
         left.set()
+        knobs(load_seconds=0)
     for thread in threads:
         thread.join()
     assert (ended.count("full"), ended.count("in")) == (4 - let_in, let_in)

@@ -257,11 +257,13 @@ class Scheduler:
 
     def _load(self, loaded: Loaded, alive: Callable[[], bool]) -> Loaded:
         try:
-            end = time.monotonic() + knob("load_seconds", 0.4)
-            while time.monotonic() < end:
+            begun = time.monotonic()
+            while True:
                 if not alive():
                     log("client connection closed before llama-server finished loading, aborting load", "WARN")
                     raise GoneError
+                if time.monotonic() >= begun + knob("load_seconds", 0.4):  # read anew: a person may change the knob
+                    break
                 time.sleep(0.05)
             if complaint := loaded.model.complaint():
                 raise LoadError(complaint)
