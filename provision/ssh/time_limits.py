@@ -1,7 +1,8 @@
 """Time limits of commands for a slow host: an emulated machine, a host at load 400, a long way. Pure.
 
 `timeout_factor` of the inventory multiplies every limit: of a whole command, of each `timeout` inside of a script, and
-of the waits that a script counts by `${patience:-1}`. curl's own limits of single requests stay. A script for a host
+of the waits that a script counts by `${patience:-1}`. A proof of verify is a line for `sh -c`, and counts as a script,
+but a shell within the line does not. curl's own limits of single requests stay. A script for a host
 with the factor 1 has no word about limits.
 """
 
@@ -34,6 +35,11 @@ def stretched(command: C, factor: int) -> C:
     """
     if factor == 1 or not isinstance(command, Run):
         return command
-    is_script = command.words[:2] == ("sh", "-s")
-    stdin = _PATIENT.format(factor=factor).encode() + command.stdin if is_script else command.stdin
-    return dataclasses.replace(command, timeout=command.timeout * factor, stdin=stdin)
+    patient = _PATIENT.format(factor=factor)
+    words: tuple[str, ...] = command.words
+    stdin: bytes = command.stdin
+    if words[:2] == ("sh", "-s"):
+        stdin = patient.encode() + stdin
+    elif words[:2] == ("sh", "-c") and "timeout " in words[2]:
+        words = ("sh", "-c", patient + words[2], *words[3:])
+    return dataclasses.replace(command, words=words, timeout=command.timeout * factor, stdin=stdin)

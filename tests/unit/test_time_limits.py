@@ -71,6 +71,12 @@ def test_the_limits_inside_of_a_script_are_longer(slow, shown, said, becomes, be
     assert slow.batch([command, *beside], stop=False)[0].text == f"{becomes}\n"
 
 
+def test_the_limits_inside_of_a_proof_of_verify_are_longer(slow, shown):
+    proof = Run(("sh", "-c", "PATH=$0:$PATH; true && timeout 15 docker info --format $1", shown, "x"))
+    said = slow.batch([proof, Run(("sh", "-c", "echo $0 $1", "a", "b"))], stop=False)
+    assert [answer.text for answer in said] == ["-k 0 180 docker info --format x\n", "a b\n"]
+
+
 def test_a_look_through_the_cards_of_a_container_has_more_time(slow, shown):
     """The look is an `exec` of the program `timeout`, which the function of the same name does not see."""
     text = f"{card_look.SHELL}\nrooted() {{ :; }}\ncgroup_of() {{ folder=$1; }}\nPATH=$1:$PATH; inside $1 2"
