@@ -76,6 +76,7 @@ class Follower:
         self._raw = b""
         self._begun = False
         self._rest = b""
+        self._shown = False  # whether the rest was shown before its newline counted as seen
         self._tail = b""
         self._exit: int | None = None
 
@@ -102,27 +103,45 @@ class Follower:
         """Return the job's exit code and the end of its log; None before the end."""
         if self._exit is None:
             return None
-        if self._rest:
-            self.on_line(self._rest.decode(errors="replace"))
-            self._rest = b""
+        self._show_rest()
         return Answer(self._exit, self._tail)
 
     def _take(self) -> None:
-        """Pass on the bytes that cannot be part of the end mark."""
-        body, ended, tail = self._raw.partition(f"\n{self._mark} end ".encode())
-        if ended and b"\n" in tail:
+        """Pass on the bytes that cannot be part of the end mark.
+
+        Held back is the last newline with all that follows, if these bytes can begin the end mark. That newline may
+        belong to the mark, so it does not count as seen. The line before the newline is whole in both cases.
+        """
+        end = f"\n{self._mark} end ".encode()
+        body, ended, tail = self._raw.partition(end)
+        if ended:
+            self._raw = end + tail
+        else:
+            last = self._raw.rfind(b"\n")
+            cut = last if last >= 0 and end.startswith(self._raw[last:]) else len(self._raw)
+            body, self._raw = self._raw[:cut], self._raw[cut:]
+        self._log(body)
+        if self._raw:
+            self._show_rest()
+        if b"\n" in tail:
             self._exit = int(tail.split(b"\n", 1)[0])
             self._raw = b""
-        elif ended:
-            return
-        else:
-            keep = len(self._mark) + 16
-            body, self._raw = self._raw[:-keep], self._raw[-keep:]
-        self._log(body)
 
     def _log(self, body: bytes) -> None:
         self.seen += len(body)
         self._tail = (self._tail + body)[-TAIL:]
         *lines, self._rest = (self._rest + body).split(b"\n")
+        if lines and self._shown:
+            del lines[0]
+            self._shown = False
         for line in lines:
-            self.on_line(line.decode(errors="replace").rstrip("\r"))
+            self._show(line)
+
+    def _show_rest(self) -> None:
+        """Show the last line, whose newline is held back or never comes, unless the line is shown already."""
+        if self._rest and not self._shown:
+            self._shown = True
+            self._show(self._rest)
+
+    def _show(self, line: bytes) -> None:
+        self.on_line(line.decode(errors="replace").rstrip("\r"))

@@ -1,11 +1,14 @@
 """Jobs of the host, run by a real shell on this machine, in a folder of the test's own."""
 
+import re
 import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provision.runs.lock import HostLock
 from provision.ssh import jobs
@@ -35,6 +38,46 @@ def test_a_job_is_followed_to_its_exit_code(follower):
     assert answer.exit == 4
     assert lines == ["it's 1", "it's 2", "it's 3", "oops"]
     assert answer.text.splitlines() == lines
+
+
+def test_a_short_line_is_shown_before_the_next_line_comes(tmp_path, follower):
+    seen = tmp_path / "seen"
+    text = 'echo short; n=0; until [ -e "$1" ]; do n=$((n + 1)); [ $n -lt 200 ] || exit 9; sleep 0.05; done; echo last'
+    lines = []
+    following = follower(job(text, str(seen)), lambda line: (lines.append(line), seen.touch()))
+    with subprocess.Popen(["sh", "-s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+        shell.stdin.write(following.script())
+        shell.stdin.close()
+        while chunk := shell.stdout.read1(1000):
+            following.feed(chunk)
+    assert (following.answer().exit, lines) == (0, ["short", "last"])
+
+
+@given(st.data())
+def test_lines_are_shown_once_and_at_once_whatever_the_chunks_and_connections(data):
+    parts = st.sampled_from([b"a", b"some words", b"\n", b"\n\n", b"\nprovision-", b" end 0\n", b"\r\n", b"\xff"])
+    log = b"".join(data.draw(st.lists(parts, max_size=12)))
+    lines = []
+    following = jobs.Follower(job("true"), lines.append)
+    whole = [line.decode(errors="replace").rstrip("\r") for line in log.split(b"\n")]
+    lost = data.draw(st.integers(0, 2))
+    while following.answer() is None:
+        mark = re.findall(rb"provision-[0-9a-f]{32}", following.script())[-2]
+        begin = following.seen
+        stream = log[begin:] + b"\n" + mark + b" end 3\n"
+        stream = stream[: data.draw(st.integers(0, len(stream)))] if lost else stream
+        lost -= bool(lost)
+        following.feed(b"\n" + mark + b" begin\n")
+        at = 0
+        while at < len(stream):
+            size = data.draw(st.integers(1, 40))
+            following.feed(stream[at : at + size])
+            at = min(at + size, len(stream))
+            ended = log[: begin + at].count(b"\n")
+            late = 1 if ended and not whole[ended - 1] else 0  # an empty line may wait for the next byte
+            assert lines[: ended - late] == whole[: ended - late]
+    assert lines == (whole if whole[-1] else whole[:-1])
+    assert (following.answer().exit, following.answer().stdout) == (3, log)
 
 
 def test_a_job_runs_on_without_a_follower_and_is_found_again(tmp_path, follower):
