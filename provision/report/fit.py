@@ -20,7 +20,7 @@ TERMS = {
     "cuda_context": "CUDA process",
     "margin": "margin",
 }
-NO_HOSTS: dict[str, Any] = {"places": [], "measured": []}
+NO_HOSTS: dict[str, Any] = {"places": [], "measured": [], "hosts": []}
 LABEL = 20
 CELL = 5
 AT_ONCE = 4  # models side by side: 20 + 4 x 3 x 5 columns

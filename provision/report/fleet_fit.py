@@ -12,6 +12,7 @@ from provision.capacity.verdict import gib
 from provision.errors import HostError
 from provision.report import console
 from provision.report.console import failures, say
+from provision.report.fit import NO_HOSTS
 from provision.report.layout import paint
 from provision.terminal_text import line
 
@@ -41,7 +42,8 @@ def show_places(found: Answers[tuple[Place, ...]], request: Request, *, as_json:
             }
             for place in places
         ]
-        console.document("fit", found.exit_code, found.inventory.warnings, **_body(request, places=rows))
+        body = _body(request, places=rows, hosts=_hosts(found))
+        console.document("fit", found.exit_code, found.inventory.warnings, **body)
         return
     say(f"proposal by estimate: context {request.context} x {request.parallel}, cache {request.cache_type}")
     for place in places:
@@ -63,8 +65,8 @@ def show_measured(found: Answers[tuple[Measured, ...]], request: Request, *, as_
     """
     rows: list[Measured] = _all(found)
     if as_json:
-        document = [_measured(row) for row in rows]
-        console.document("fit", found.exit_code, found.inventory.warnings, **_body(request, measured=document))
+        body = _body(request, measured=[_measured(row) for row in rows], hosts=_hosts(found))
+        console.document("fit", found.exit_code, found.inventory.warnings, **body)
         return
     heads = ("NOW", "KEPT", "ON CARDS", "ESTIMATE", "DIFFERS", "CONTEXT")
     say(f"{'GiB':24}" + "".join(f"  {head:>8}" for head in heads) + "  MODEL")
@@ -116,6 +118,16 @@ def _all(found: Answers[tuple[Any, ...]]) -> list[Any]:
     return [row for _, rows in found.hosts if not isinstance(rows, HostError) for row in rows]
 
 
+def _hosts(found: Answers[tuple[Any, ...]]) -> list[dict[str, str]]:
+    """Return every host with its result, and the reason and the next action of a failed host."""
+    rows = []
+    for host, answer in found.hosts:
+        error = answer if isinstance(answer, HostError) else None
+        result, words = ("ok", ("", "")) if error is None else (console.result_of(error), (error.message, error.hint))
+        rows.append({"host": host.name, "result": result, "why": words[0], "hint": words[1]})
+    return rows
+
+
 def _failures(found: Answers[tuple[Any, ...]]) -> None:
     failures(((host.name, answer) for host, answer in found.hosts if isinstance(answer, HostError)), found.inventory)
 
@@ -123,4 +135,4 @@ def _failures(found: Answers[tuple[Any, ...]]) -> None:
 def _body(request: Request, **rows: Any) -> dict[str, Any]:
     """Return the body of a document of `fit`."""
     asked = {"context": request.context, "parallel": request.parallel, "cache_type": request.cache_type}
-    return {"request": asked, "fit": None, "table": [], "places": [], "measured": [], **rows}
+    return {"request": asked, "fit": None, "table": [], **NO_HOSTS, **rows}

@@ -1,5 +1,6 @@
 """What fits on the hosts of an inventory, and loaded models beside their estimate, on hosts without a shell."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -136,8 +137,16 @@ def test_a_size_now_and_a_kept_size_are_beside_each_other_in_the_document(capsys
     sizes = Sizes((Size("ollama1", SMALL, 2 << 30, 2 << 30, 4096),), answered=frozenset({"ollama1"}))
     rows = fleet_fit.compared("gpu-01", [loading], sizes, (KEPT,), {loading.read: SILENT})
     inventory = Inventory(path="inventory.yaml", hosts=())
-    report.show_measured(Answers(inventory, [(HOST, rows)], 0), WISH, as_json=True)
-    (row,) = json.loads(capsys.readouterr().out)["measured"]
+    lost = (dataclasses.replace(HOST, name="gpu-02"), FactError("Docker does not answer", "start Docker"))
+    report.show_measured(Answers(inventory, [(HOST, rows), lost], 3), WISH, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["hosts"][1] == {
+        "host": "gpu-02",
+        "result": "failed",
+        "why": "Docker does not answer",
+        "hint": "start Docker",
+    }
+    (row,) = document["measured"]
     assert (row["measured"], row["context"], row["is_loaded"], row["why"]) == (2 << 30, 4096, True, "")
     assert row["kept"] == {"size": 3 << 30, "on_cards": 3 << 30, "context": 8192, "at": 1_800_000_000}
     assert row["difference"] == round(100 * (row["measured"] / row["estimated"] - 1), 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from provision import actions, cli
+from provision import actions, cli, testing
 from provision.actions.draining import Drain
 from provision.actions.facts import DockerFacts, Facts, HostReport
 from provision.actions.history import History, RunStory
@@ -361,6 +361,20 @@ def test_a_bug_and_ctrl_c_are_documents_too(inventory, tmp_path, words, raised, 
     found = checked(done.stdout)
     assert (done.returncode, found["exit"], found["command"]) == (code, code, " ".join(words))
     assert said in found["error"]["message"]
+
+
+def test_fits_of_hosts_name_the_reason_of_a_failed_host_as_the_screen_does(document, noting, capsys):
+    hosts = {"192.0.2.1": testing.FakeHost(lost_at=frozenset({1, 2})), "192.0.2.2": testing.FakeHost()}
+    setup = noting(lambda connection, password, paths: hosts[connection.address])
+    words = ("--inventory", "inventory.yaml")
+    found = document("fit", *words, "--json", setup=setup)
+    assert found["exit"] == 4
+    lost, other = found["hosts"]
+    assert (lost["result"], other) == ("unreachable", {"host": "gpu-02", "result": "ok", "why": "", "hint": ""})
+    assert cli.execute(["fit", *words], Caller(setup)) == 4
+    screen = " ".join(capsys.readouterr().out.split())
+    assert lost["why"].removeprefix("gpu-01: ") in screen
+    assert lost["hint"] in screen
 
 
 def test_fits_and_the_table_of_cards(document):
