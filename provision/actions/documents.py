@@ -16,17 +16,18 @@ RESULTS = ("ok", "changed", "failed", "unreachable", "locked", "stopped")
 STDERR_LIMIT = 4000  # characters of evidence
 
 
-def deployed(outcomes: Sequence[Outcome], run_id: str) -> dict[str, Any]:
+def deployed(outcomes: Sequence[Outcome], run_id: str, guarded: str) -> dict[str, Any]:
     """Return the body of `deploy --json`.
 
     Args:
         outcomes: of every host.
         run_id: the id of the run.
+        guarded: why the run stopped itself, if that decides the exit code; else empty.
     """
     hosts = [_host(outcome) for outcome in outcomes]
     results = [outcome.result for outcome in outcomes]
     summary = {"hosts": len(outcomes), **counts(results)}
-    return {"run": run_id, "hosts": hosts, "drained": drained(outcomes), "summary": summary}
+    return {"run": run_id, "guard": first(guarded), "hosts": hosts, "drained": drained(outcomes), "summary": summary}
 
 
 def _host(outcome: Outcome) -> dict[str, Any]:
@@ -102,7 +103,12 @@ def counts(results: Sequence[str]) -> dict[str, int]:
 
 def why(error: HostError | None) -> str:
     """Return the first line of an error's message; empty without an error."""
-    return (error.message.splitlines() or [""])[0][:1000] if error else ""
+    return first(error.message) if error else ""
+
+
+def first(text: str) -> str:
+    """Return the first line of a text, at most 1000 characters."""
+    return (text.splitlines() or [""])[0][:1000]
 
 
 def left(undos: Mapping[str, Undo]) -> list[dict[str, str]]:

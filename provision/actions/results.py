@@ -95,6 +95,7 @@ class RunResult(ABC, Generic[O]):
         inventory: all hosts.
         outcomes: of every host; the outcomes of the plan if the run did not begin.
         exit_code: 0 if all is well.
+        guarded: why the run stopped itself, if that decides the exit code; else empty.
     """
 
     run_id: str
@@ -104,6 +105,7 @@ class RunResult(ABC, Generic[O]):
     inventory: Inventory
     outcomes: Sequence[O]
     exit_code: int
+    guarded: str = field(default="", kw_only=True)
 
     @property
     def failed(self) -> list[str]:
@@ -146,7 +148,7 @@ class DeployResult(RunResult["Outcome"]):
 
     def document(self) -> dict[str, Any]:
         """Return the body of `deploy --json`."""
-        return documents.deployed(self.outcomes, self.run_id)
+        return documents.deployed(self.outcomes, self.run_id, self.guarded)
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class RollbackResult(RunResult["Outcome"]):
     def document(self) -> dict[str, Any]:
         """Return the body of `rollback --json`."""
         left = documents.left(self.undos)
-        return {"of": self.of, "left": left, **documents.deployed(self.outcomes, self.run_id)}
+        return {"of": self.of, "left": left, **documents.deployed(self.outcomes, self.run_id, self.guarded)}
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,9 @@ class RunSession:
             with at_ctrl_c(work.interrupt, work.under_way):
                 self._warn("log", log.begin())
                 outcomes = self._done(do, hosts)
-                finished = result(outcomes, exit_code.of_run(work, outcomes))
+                code = exit_code.of_run(work, outcomes)
+                guarded = work.guarded if code == work.guard_exit else ""
+                finished = dataclasses.replace(result(outcomes, code), guarded=guarded)
                 log.end(finished.exit_code, outcomes)
                 tell(finished)
             return finished

@@ -4,8 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from provision.actions import DeployResult, documents
-from provision.inventory import Inventory
+from provision.actions import DeployResult, RollbackResult, documents
 from provision.report import console, layout, next_command
 from provision.report.console import COLOURS, WORST_FIRST, failures, say, say_command
 from provision.report.layout import paint
@@ -32,7 +31,7 @@ def show(result: DeployResult, *, as_json: bool, warned: bool, quiet: bool = Fal
         return
     for warning in () if warned or quiet else result.remarks:
         console.warn(warning)
-    text(result.outcomes, result.inventory, result.run_id, next_command.after_deploy(result), quiet=quiet)
+    text(result, next_command.after_deploy(result), quiet=quiet)
 
 
 @dataclass(frozen=True)
@@ -52,30 +51,23 @@ class _Row:
     why: str
 
 
-def text(
-    outcomes: Sequence[Outcome],
-    inventory: Inventory,
-    run_id: str,
-    commands: Sequence[tuple[str, str]],
-    *,
-    quiet: bool = False,
-) -> None:
+def text(result: DeployResult | RollbackResult, commands: Sequence[tuple[str, str]], *, quiet: bool = False) -> None:
     """Print every selected host, worst first, the errors, and the next commands.
 
     Args:
-        outcomes: of every host.
-        inventory: all hosts.
-        run_id: the run.
+        result: of a deploy or a rollback.
         commands: the next commands, each with its purpose.
         quiet: whether to print the errors and the last lines alone.
     """
+    outcomes = result.outcomes
     finished = [outcome for outcome in outcomes if not isinstance(outcome.error, Stopped)]
-    failures(((outcome.host, outcome.error) for outcome in finished), inventory)
+    failures(((outcome.host, outcome.error) for outcome in finished), result.inventory)
     if not quiet:
         _table(sorted(outcomes, key=lambda outcome: WORST_FIRST.index(outcome.result)))
         drained_lines(outcomes)
     _down(outcomes)
-    last_lines([outcome.result for outcome in outcomes], run_id, commands)
+    _guard(result, quiet=quiet)
+    last_lines([outcome.result for outcome in outcomes], result.run_id, commands)
 
 
 def _table(outcomes: Sequence[Outcome]) -> None:
@@ -163,6 +155,14 @@ def _down(outcomes: Sequence[Outcome]) -> None:
         names = layout.names([line(label) for label in labels], most=8)
         tested = "this instance" if len(labels) == 1 else "these instances"
         say(paint(f"down until a deploy has tested {tested}: {names}", "yellow"))
+
+
+def _guard(result: DeployResult | RollbackResult, *, quiet: bool) -> None:
+    """Print why the run stopped itself, unless a failure or the row of a stopped host says so."""
+    errors = [outcome.error for outcome in result.outcomes if outcome.error]
+    shown = [error.message for error in errors if not (quiet and isinstance(error, Stopped))]
+    if result.guarded and not any(result.guarded in message for message in shown):
+        say(paint(f"exit code {result.exit_code}: {line(documents.first(result.guarded))}", "yellow"))
 
 
 def last_lines(results: Sequence[str], run_id: str, commands: Sequence[tuple[str, str]]) -> None:

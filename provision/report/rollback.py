@@ -43,7 +43,7 @@ def show(result: RollbackResult, *, as_json: bool, quiet: bool = False) -> None:
     if not quiet:
         _left(result.undos)
     commands = next_command.after_rollback(result)
-    recap.text(result.outcomes, result.inventory, result.run_id, commands, quiet=quiet)
+    recap.text(result, commands, quiet=quiet)
     if not quiet and any(outcome.changed for outcome in result.outcomes):
         say(f"The next deploy does what the inventory and -e say: mend whatever had run {result.of} do this.")
 

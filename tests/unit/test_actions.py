@@ -12,6 +12,7 @@ from provision import actions, cli, testing
 from provision.cli.caller import Caller
 from provision.errors import UsageError
 from provision.plan.role_interface import Entry
+from provision.report import recap
 from provision.runs.log import Logs, default_folder
 from provision.testing import ShellHost
 
@@ -104,6 +105,38 @@ def test_a_deploy_without_a_planned_host_begins_no_run(request_of, noting):
     lost = noting(lambda connection, password, paths: ShellHost(paths, lost_at=frozenset({1})))
     result = actions.deploy(request_of(setup=lost), confirm=lambda plan: True)
     assert (result.exit_code, result.run_id) == (4, "")
+
+
+MAX_FAIL = "1 host failed, and --max-fail allows 0"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize(
+    ("lost", "results"),
+    [("192.0.2.1", ["unreachable", "stopped"]), ("192.0.2.2", ["changed", "unreachable"])],
+)
+def test_a_run_that_max_fail_stopped_names_the_guard_with_and_without_a_stopped_host(
+    request_of, noting, capsys, quiet, lost, results
+):
+    def connect(connection, password, paths):
+        return ShellHost(paths, lost_at=frozenset({1} if connection.address == lost else ()))
+
+    pace = actions.Pace(serial="1", max_fail="0")
+    result = actions.deploy(request_of(setup=noting(connect)), pace)
+    assert [outcome.result for outcome in result.outcomes] == results
+    assert (result.exit_code, result.guarded) == (7, MAX_FAIL)
+    assert result.document()["guard"] == MAX_FAIL
+    recap.show(result, as_json=False, warned=False, quiet=quiet)
+    assert capsys.readouterr().out.count(MAX_FAIL) == 1
+
+
+@pytest.mark.parametrize("max_fail", ["", "1"])
+def test_a_run_without_a_guard_names_none(request_of, noting, capsys, max_fail):
+    lost = noting(lambda connection, password, paths: ShellHost(paths, lost_at=frozenset({1})))
+    result = actions.deploy(request_of(setup=lost, limit=("gpu-01",)), actions.Pace(max_fail=max_fail))
+    assert (result.exit_code, result.guarded, result.document()["guard"]) == (4, "", "")
+    recap.show(result, as_json=False, warned=False)
+    assert "exit code" not in capsys.readouterr().out
 
 
 def test_the_caller_gets_the_result_before_the_hook_after_the_deploy_runs(request_of, tmp_path):

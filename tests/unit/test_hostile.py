@@ -517,7 +517,7 @@ def test_huge_output_is_bounded_and_quick() -> None:
     text = console.error_text(error)
     assert_screen(text)
     assert "the reason" in text
-    assert len(json.dumps(documents.deployed([Outcome("h", error=error)], "run"))) < 20_000
+    assert len(json.dumps(documents.deployed([Outcome("h", error=error)], "run", ""))) < 20_000
 
 
 def test_markup_in_the_output_of_a_host_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:

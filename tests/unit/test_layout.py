@@ -279,7 +279,8 @@ def rows_of(outcomes, inventory, monkeypatch):
     """The lines of a recap on a terminal of 80 columns without colours."""
     monkeypatch.setenv("NO_COLOR", "1")
     with contextlib.redirect_stdout(Terminal()) as terminal:
-        recap.text(outcomes, inventory, "run", [])
+        request = Request("i.yaml")
+        recap.text(DeployResult("run", "deploy", request, Pace(), inventory, outcomes, 0), [])
     return terminal.getvalue().splitlines()
 
 

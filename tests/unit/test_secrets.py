@@ -252,7 +252,7 @@ def test_a_secret_in_the_output_of_a_host_is_masked_everywhere(path, tmp_path, s
     with rollout._caught(member):
         raise CommandError(said, said, step="s", command=said, exit_status=1, stderr=said)
     member.run.say("progress", "step", said)
-    assert clean(json.dumps(documents.deployed([member.outcome], "run")))
+    assert clean(json.dumps(documents.deployed([member.outcome], "run", "")))
     assert clean(console.error_text(member.outcome.error))
     assert clean(str(events))
     assert "[secret]" in member.outcome.error.stderr
