@@ -86,7 +86,7 @@ class Host:
         self._network.remove_host(self.name)
         self.disk.unmount()
 
-    def shutdown(self, timeout: float = 30) -> None:
+    def shutdown(self, timeout: float = 60) -> None:
         """Shut the host down as a person would, then take the power away.
 
         Args:
@@ -99,7 +99,7 @@ class Host:
             time.sleep(0.05)
         self.stop()
 
-    def wait(self, timeout: float = 60) -> None:
+    def wait(self, timeout: float = 150) -> None:
         """Wait until the host's sshd answers the machine. A host that hangs while it boots is power-cycled, once.
 
         Args:

@@ -8,7 +8,7 @@ from provision.lab.emulation import machine_factor
 from provision.lab.shell import LabError
 
 
-def wait_for_port(address: str, port: int, timeout: float = 60) -> None:
+def wait_for_port(address: str, port: int, timeout: float = 180) -> None:
     """Wait until a server listens on a port.
 
     Args:

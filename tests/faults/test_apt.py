@@ -7,6 +7,7 @@ import pytest
 from tests.faults.case import Case, both, params, play
 from tests.faults.common import TOOLKIT, no_package
 from tests.faults.mirror import WEB, corrupt, half, missing, silent
+from tests.faults.running import Running
 from tests.faults.world import BAD
 
 pytestmark = [pytest.mark.lab, pytest.mark.faults]
@@ -18,10 +19,10 @@ HOLDER = (
 )
 
 
-def hold(world, seconds=600):
+def hold(world):
     """Another process has apt's lock, as a person's apt-get would; meanwhile a package is missing."""
     no_package(world)
-    world.write("/root/holder.py", HOLDER.format(seconds))
+    world.write("/root/holder.py", HOLDER.format(600))
     world.sh("systemd-run --quiet --collect --unit=holder python3 /root/holder.py; sleep 0.5")
 
 
@@ -132,9 +133,14 @@ def test_apt(world, seen, case):
 
 
 def test_apt_that_is_released_in_time_is_waited_for_and_that_is_said(world, seen):
-    hold(world, 6)
-    done = world.fleet.provision("deploy", "--yes", "--tags", "nvidia_toolkit", "--limit", BAD)
+    hold(world)
+    running = Running(
+        world.fleet, "deploy", "--yes", "--tags", "nvidia_toolkit", "--limit", BAD, hold_at="waiting: apt"
+    )
+    running.until_held()
     let_go(world)
+    running.go()
+    done = running.end()
     seen.first(done)
     assert done.code == 0, done
     assert len(re.findall(r"waiting: apt is locked by process \d+ \(.*python3 /root/holder.py", done.err)) == 1

@@ -23,7 +23,7 @@ def mended(world):
 def kill_compiler(world):
     """Kill the first compiler after `configure`, as the kernel does when memory is short."""
     world.sh(
-        "systemd-run --quiet --collect --unit=killer sh -c 'for n in $(seq 600); do"
+        "systemd-run --quiet --collect --unit=killer sh -c 'for n in $(seq 9000); do"
         " pid=$(pgrep -nf [c]c1.*src/http/) && kill -9 $pid && exit; sleep 0.1; done'",
         host=BALANCER,
     )

@@ -57,7 +57,7 @@ def quiet(world):
 
 def shell(path, package=""):
     install = f"[ -x {path} ] || apt-get install -qy {package} >/dev/null 2>&1;" if package else ""
-    return lambda world: world.sh(f"{install} usermod -s {path} ops", timeout=120)
+    return lambda world: world.sh(f"{install} usermod -s {path} ops")
 
 
 def bash(world):
@@ -70,7 +70,6 @@ def german(world):
         " cp -p /etc/environment /root/environment 2>/dev/null || :;"
         " printf 'LANG=de_DE.UTF-8\\nLC_ALL=de_DE.UTF-8\\nLANGUAGE=de\\n' >>/etc/environment;"
         " printf 'LANG=de_DE.UTF-8\\n' >/etc/default/locale; su -l ops -c 'locale' | grep -q de_DE",
-        timeout=120,
     )
 
 

@@ -124,10 +124,16 @@ class Watch:
     def _await_out(self) -> None:
         """Note when the balancer first has the hanging instance down."""
         while not self._stop.wait(0.05):
-            if not self._up(self._hanging):
-                time.sleep(2)  # the file is linked, then nginx is told to read it
+            if not self._up(self._hanging) and self._is_loaded():
+                time.sleep(2)  # the workers of before take no requests any more
                 self._out = time.monotonic()
                 return
+
+    def _is_loaded(self) -> bool:
+        """Whether the balancer's nginx has loaded the linked configuration."""
+        host = self._lab.host(BALANCER)
+        said = host.run(["curl", "-s", "--max-time", "10", "http://127.0.0.1:8080/generation"], check=False).stdout
+        return said.strip() == (host.disk.root / "etc/provision/nginx").readlink().name
 
     def _up(self, label: str) -> bool:
         """Whether a member whose label begins so is in the balancer's upstream and not down."""

@@ -40,7 +40,7 @@ class World:
         self.cable = threading.Lock()
         self._mirrors: list[Mirror] = []
 
-    def sh(self, text: str, *args: str, host: str = BAD, timeout: float = 60) -> str:
+    def sh(self, text: str, *args: str, host: str = BAD, timeout: float = 300) -> str:
         """Run a script as root, from the machine's side."""
         return self.lab.host(host).run(["sh", "-eu", "-c", text, "sh", *args], timeout=timeout).stdout
 
@@ -106,7 +106,7 @@ class World:
         units = "docker provision-instances" if host != BALANCER else "provision-nginx"
         self.sh(
             'for unit; do systemctl -q is-enabled "$unit" 2>/dev/null || continue;'
-            ' for _ in $(seq 90); do systemctl -q is-active "$unit" && break; sleep 0.5; done; done',
+            ' for _ in $(seq 400); do systemctl -q is-active "$unit" && break; sleep 0.5; done; done',
             *units.split(),
             host=host,
         )

@@ -11,7 +11,7 @@ from .test_runbooks import Operator, items
 
 HOST, ON = "gpu-02", "lb-01"
 """The host that asks, and the host with the program."""
-CANARY = "zq9canary"
+CANARY = "zq7canary"
 LIMIT = ("--limit", HOST)
 
 

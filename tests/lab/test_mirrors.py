@@ -224,7 +224,7 @@ def test_an_image_comes_from_a_registry_with_a_login(private):
     # no name of the world outside resolves in the lab
     assert "does not resolve (DNS), and the host has all its models" in says(examined.host(HOST)["checks"], "warn")
     assert f"login for {private.endpoint}" in private.run("plan", "--diff", *LIMIT).out
-    with Watch(auth) as watch:
+    with Watch(CANARY, auth) as watch:
         private.run("deploy", "--yes", "-v", *LIMIT)
     assert watch.whole
     assert watch.found == set()
