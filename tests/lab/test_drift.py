@@ -41,8 +41,15 @@ RESTART = """
 docker restart -t 1 ollama2
 until curl --noproxy '*' -sf -o /dev/null "http://$(docker port ollama2 11434)/api/version"; do sleep 0.2; done
 """
-RELOAD_NGINX = "systemctl reload provision-nginx; sleep 1"
 PID = "/run/provision-nginx/nginx.pid"
+# A reload is over when nginx has other workers.
+RELOADED = f"""
+workers() {{{{ pgrep -P "$(cat {PID})" | sort; }}}}
+before=$(workers); {{how}}
+while [ "$(workers)" = "$before" ]; do sleep 0.1; done
+sleep 1
+"""
+RELOAD_NGINX = RELOADED.format(how="systemctl reload provision-nginx")
 LOAD_ANOTHER = f"""
 cp {NGINX}/site.conf /root/site.conf
 sed -i 's/client_max_body_size .*/client_max_body_size 1;/' {NGINX}/site.conf
@@ -234,7 +241,9 @@ BALANCER = (
     balancer("with a file more", f"echo 'server_tokens on;' >{NGINX}/more.conf"),
     Breakage("unit:provision-nginx.service", "edited, read and put back", READ_ANOTHER),
     balancer("edited, loaded and put back", LOAD_ANOTHER % RELOAD_NGINX),
-    balancer("edited, loaded past the unit and put back", LOAD_ANOTHER % f"kill -HUP $(cat {PID}); sleep 1"),
+    balancer(
+        "edited, loaded past the unit and put back", LOAD_ANOTHER % RELOADED.format(how=f"kill -HUP $(cat {PID})")
+    ),
     balancer("open to all", f"chmod 0666 {NGINX}/nginx.conf"),
     balancer("without a port", f"sed -i '/include site.conf/d' {NGINX}/nginx.conf"),
     Breakage("build:nginx", "open to all", "chmod 0777 /opt/provision/nginx/current/sbin/nginx"),

@@ -58,7 +58,7 @@ def lab():
 
 
 def ssh(lab, *words, host="gpu-01"):
-    return subprocess.run(lab.ssh(host, words), capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    return subprocess.run(lab.ssh(host, words), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
 
 
 def test_a_host_is_a_real_one_and_bare(lab):
@@ -149,7 +149,7 @@ def open_here(folder, *asked, group=None):
     """Open devices on the machine, from a cgroup if given."""
     words = [sys.executable, "-c", OPEN, str(folder), *asked]
     argv = joining([group], words) if group else words
-    return opened(subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60))
+    return opened(subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300))
 
 
 def has_program(number):
@@ -193,7 +193,9 @@ def test_a_host_opens_every_device_that_it_needs(lab):
 
 def test_a_login_gets_a_terminal(lab):
     command, *rest = lab.ssh("gpu-01", ["sudo sh -c 'tty; echo written > /dev/tty'"])
-    said = subprocess.run([command, "-tt", *rest], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    said = subprocess.run(
+        [command, "-tt", *rest], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
     terminal, *written = said.stdout.split()
     assert Path(terminal).parent == Path("/dev/pts")
     assert written == ["written"]

@@ -87,7 +87,8 @@ def listener(address: str, port: int) -> dict[str, str]:
     """A port opened by hand, and the way to close it."""
     program = f"import socket, time; s = socket.create_server(('{address}', {port})); time.sleep(600)"
     return {
-        "script": f'setsid python3 -c "{program}" >/dev/null 2>&1 & echo $! >/run/listener; sleep 0.5',
+        "script": f'setsid python3 -c "{program}" >/dev/null 2>&1 & echo $! >/run/listener;'
+        f" until ss -Hltn | grep -qF '{address}:{port} '; do sleep 0.1; done",
         "undo": "kill $(cat /run/listener)",
     }
 
