@@ -17,6 +17,7 @@ from provision.doctor.check import Check, Look, Subject, alone
 from provision.doctor.finding import Finding, bad, good, risk
 from provision.inventory import Host, Inventory
 from provision.plan import mirrored
+from provision.steps import apt_lines
 from provision.steps.base import State, UnreadableError
 
 CONNECT, WHOLE = 5, 12  # seconds of a request: to connect, and in all
@@ -109,14 +110,15 @@ def judge(state: State, subject: Subject) -> Iterator[Finding]:
     """
     state = state or {}
     if state["exit"]:
-        yield bad("apt cannot read its own sources", "apt-get update", state["error"])
+        yield bad("apt cannot read its own sources", "apt-get update", apt_lines.shown(state["error"]))
         return
     ours = tuple(f"{each.address.rstrip('/')}/" for each in mirrored.outside(subject.host, subject.inventory))
     sources = [entry for entry in state["sources"] if not entry["address"].startswith(ours)]
     for entry in sources:
         if says := _trouble(entry):
             make = bad if _is_base(entry["address"], subject.facts.codename) else risk
-            yield make(f"apt's own source {_name(entry)}: {says}", _cure(entry), entry["why"] or entry["address"])
+            evidence = apt_lines.shown(entry["why"] or entry["address"])
+            yield make(f"apt's own source {_name(entry)}: {says}", _cure(entry), evidence)
     if reached := _reached(sources):
         yield good(f"apt's own sources answer: {', '.join(reached)}")
     if not sources:
@@ -138,15 +140,15 @@ def _is_base(address: str, codename: str) -> bool:
 
 
 def _name(entry: Mapping[str, Any]) -> str:
-    return str(entry["address"]).removesuffix("/InRelease")
+    return apt_lines.shown(str(entry["address"]).removesuffix("/InRelease"))
 
 
 def _host(entry: Mapping[str, Any]) -> str:
     address = str(entry["address"])
     try:
-        return urlsplit(address).hostname or address
+        return urlsplit(address).hostname or ""
     except ValueError:
-        return address
+        return address.partition("//")[2].partition("/")[0]
 
 
 def _cure(entry: Mapping[str, Any]) -> str:

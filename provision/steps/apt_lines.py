@@ -15,6 +15,18 @@ done
 """
 GREP_LINE = re.compile(r"(/etc/apt/sources\.list(?:\.d/[A-Za-z0-9_.-]+)?):(\d{1,9}):(.*)", re.DOTALL)
 ONE_LINE = re.compile(r"\s*(?P<type>deb(?:-src)?)\s+(?:\[(?P<options>[^]]*)\]\s*)?(?P<rest>[^#]*)")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}:)//([^\s/?#]*)(\S*?)(?=['\"]*(?:\s|$))")
+USUAL = frozenset(
+    (
+        *("apt", "archive", "archives", "deb", "linux", "mirror", "mirrors", "pub", "repo", "repos", "security"),
+        *("debian", "debian-archive", "debian-debug", "debian-security", "ubuntu", "ubuntu-ports", "stable"),
+        *("compute", "cuda", "libnvidia-container", ".", "InRelease", "Release"),
+    )
+)
+"""Names in the path of a repository that are no secret. A mirror with accounts may have a token as another name."""
+HIDDEN = "..."
+_HIDDEN = re.compile(r"\.\.\.(?:/\.\.\.)+")
+_SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 OFF = ("no", "false", "0", "off", "without", "disable")
 
 
@@ -52,6 +64,27 @@ class AptLine:
         """The command that takes the entry out of apt's sources and leaves the rest of the file alone."""
         edit = f"{self.number}i Enabled: no" if self.path.endswith(".sources") else f"{self.number}s/^/# /"
         return f"sudo sed -i '{edit}' {self.path}"
+
+
+def shown(text: str) -> str:
+    """Return a text for a screen or a document, with addresses of repositories that tell no secret: scheme, host and
+    port, usual names of the path, and the suite. `...` stands for all else, such as a token in path or query.
+
+    Args:
+        text: of the host, such as an address or a complaint of apt.
+    """
+    return _ADDRESS.sub(_address, text)
+
+
+def _address(match: re.Match[str]) -> str:
+    scheme, place, path = match.groups()
+    before, mark, suite = path.rpartition("/dists/")
+    names = [name if name in USUAL or not name else HIDDEN for name in (before if mark else suite).split("/")]
+    names += ["dists", *(name if _SUITE.fullmatch(name) else HIDDEN for name in suite.split("/"))] if mark else []
+    said = _HIDDEN.sub(HIDDEN, "/".join(names))
+    host = place.rpartition("@")[2]
+    login = "[secret]@" if host != place else ""
+    return f"{scheme}//{login}{host}{'' if said.startswith('/') or not said else '/'}{said}"
 
 
 def parse(lines: Iterable[str]) -> tuple[AptLine, ...]:

@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provision.command import Answer
 from provision.roles.docker import KEY, SOURCE
@@ -144,3 +146,37 @@ def test_a_refusal_counts_the_contrary_lines_beyond_the_named(count, end):
     with pytest.raises(RefusalError) as refusal:
         REPOSITORY.refuse(HostFacts(distribution="debian", codename="trixie", sources_of_apt=tuple(lines)))
     assert str(refusal.value).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("http://mirror.test:3142/debian/dists/trixie-updates", "http://mirror.test:3142/debian/dists/trixie-updates"),
+        ("https://mirror.test/t0k3n/debian/dists/trixie", "https://mirror.test/.../debian/dists/trixie"),
+        ("https://mirror.test/a/b/ubuntu/", "https://mirror.test/.../ubuntu/"),
+        ("https://mirror.test/debian?key=a", "https://mirror.test/..."),
+        ("https://mirror.test?key=a/b", "https://mirror.test/..."),
+        ("https://user:word@mirror.test/debian", "https://[secret]@mirror.test/debian"),
+        ("from https to 'http://mirror.test/x' is forbidden", "from https to 'http://mirror.test/...' is forbidden"),
+        (
+            "Malformed entry 1 in list file /etc/apt/sources.list",
+            "Malformed entry 1 in list file /etc/apt/sources.list",
+        ),
+        ("https://[::1]:80/x/deb", "https://[::1]:80/.../deb"),
+        ("http://mirror.test", "http://mirror.test"),
+    ],
+)
+def test_an_address_of_a_repository_is_shown_without_what_may_be_secret(text: str, said: str) -> None:
+    assert apt_lines.shown(text) == said
+
+
+WORD = st.text(st.sampled_from("abc019-_%~=&."), max_size=12).map("canary{}".format)
+
+
+@given(st.lists(WORD, min_size=1, max_size=4), WORD, st.sampled_from(["/", "?", "&k=", "/debian/"]), st.booleans())
+def test_no_part_of_a_path_or_a_login_is_ever_shown(names: list[str], word: str, between: str, login: bool) -> None:
+    place = f"{word}:{word}@mirror.test" if login else "mirror.test"
+    address = f"https://{place}/{between.join(names)}/dists/trixie/InRelease"
+    for text in (address, f"E: Failed to fetch {address}  403", f"source '{address}' trixie: x != y"):
+        assert "canary" not in apt_lines.shown(text)
+        assert "mirror.test/" in apt_lines.shown(text)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from provision.command import Command, Script, sh
+from provision.steps import apt_lines
 from provision.steps.apt_lines import AptLine
 from provision.steps.base import Check, Fact, RefusalError, State, Step
 from provision.steps.facts import HostFacts, live_facts
@@ -262,7 +263,8 @@ class OnlySource(Step):
     def check(self, live: Any) -> Iterator[Check]:
         """Apt can read its sources."""
         result = live.run("apt-get indextargets --format '$(SITE)'")
-        yield Check("apt reads its sources", result.stderr.strip() if result.rc else "", "")
+        complaint = apt_lines.shown(result.stderr.strip()) if result.rc else ""
+        yield Check("apt reads its sources", complaint, "")
 
 
 @dataclass(frozen=True, kw_only=True)
