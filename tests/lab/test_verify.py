@@ -6,6 +6,7 @@ A row of lies is played at once, one on each host; the tests of all of them shar
 import json
 import re
 import time
+import warnings
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -384,7 +385,7 @@ def test_verify_does_not_load_a_model_that_is_not_loaded(fleet):
 
 def test_an_instance_that_is_much_slower_than_its_equals_is_found(fleet):
     """A host under load may not answer quietly enough to be measured; verify says so, and a later verify measures."""
-    until = time.monotonic() + 180
+    until, unasked = time.monotonic() + 240, []
     faults.switch(fleet.lab, "gpu-01/ollama1", "slow", on=True)
     try:
         while True:
@@ -392,9 +393,13 @@ def test_an_instance_that_is_much_slower_than_its_equals_is_found(fleet):
             checks = [check for host in done.doc["hosts"] for check in host["checks"]]
             if done.code != 0 or time.monotonic() > until:
                 break
+            unasked += [check["name"] for check in checks if check["name"].startswith(NOT_ASKED)]
+            fleet.on("lb-01", "systemctl", "restart", "provision-nginx")  # ends requests of earlier tests
     finally:
         faults.switch(fleet.lab, "gpu-01/ollama1", "slow", on=False)
-    assert done.code == 5, [check["name"] for check in checks if check["name"].startswith(NOT_ASKED)]
+    if unasked:
+        warnings.warn(f"not every verify measured the speed: {unasked}", stacklevel=1)
+    assert done.code == 5, unasked
     [failed] = [check for check in checks if not check["passed"]]
     assert (failed["step"], failed["expected"]) == ("resident:ollama1", "not more than 4 times slower than the median")
     assert failed["name"].startswith(f"speed of {MODEL} on "), failed
