@@ -68,9 +68,10 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         inventory: the whole inventory.
     """
     settings = host.of(Settings)
+    beside = _beside(host)
     for served in _served(host):
         sources = {name: source_of(host, name) for name in served.models}
-        models = list(_models(host, served, sources))
+        models = list(_models(host, served, sources, beside))
         yield from models
         aliases = [
             Alias(
@@ -106,7 +107,18 @@ def source_of(host: Host, model: str) -> str:
     return source_name(model, mirrors.models, mirrors.model_registry) if mirrors else model
 
 
-def _models(host: Host, served: Instance, sources: Mapping[str, str]) -> Iterator[Model]:
+def _beside(host: Host) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    """Return the canonical name of each pulled model -> its instances, each with the storage of its models."""
+    found: dict[str, dict[tuple[str, str], None]] = {}
+    for served in _served(host):
+        for name in served.models:
+            found.setdefault(canonical(source_of(host, name)), {})[served.name, served.storage] = None
+    return {name: tuple(places) for name, places in found.items()}
+
+
+def _models(
+    host: Host, served: Instance, sources: Mapping[str, str], beside: Mapping[str, tuple[tuple[str, str], ...]]
+) -> Iterator[Model]:
     """Yield every model of an instance, once, by the name under which the instance pulls the model."""
     settings = host.of(Settings)
     pulled: dict[str, tuple[str, str]] = {}
@@ -128,6 +140,7 @@ def _models(host: Host, served: Instance, sources: Mapping[str, str]) -> Iterato
             cache_type=served.cache_type,
             at_once=served.at_once,
             proposes=served.context_auto or served.parallel_auto,
+            beside=beside[canonical(source)],
         )
 
 

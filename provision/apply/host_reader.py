@@ -16,6 +16,7 @@ from provision.steps import loading
 from provision.steps.base import BlockedError, Fact, State
 from provision.steps.facts import TITLE, HostFacts
 from provision.steps.fleet_state import FleetState
+from provision.steps.loading import Loading
 from provision.steps.nginx import upstream
 
 FRESH = 60.0  # seconds for which a read counts as the present state of the host
@@ -106,6 +107,8 @@ class HostReader:
     def of_models(self, roles: frozenset[str]) -> list[Run]:
         """Return the commands for the dimensions of the models of instances that take a proposal of the estimate.
 
+        The answer of a registry counts for the whole run: no later read of the run asks the registry again.
+
         Args:
             roles: names of roles; only instances whose container is a step of these roles count.
         """
@@ -113,7 +116,12 @@ class HostReader:
             return []
         steps = (entry.step for entry in self.steps.goals_of(roles, guards=False))
         served = {step.part_of for step in steps if step.serves}
-        return [each.read for each in self.steps.proposing if each.instance in served]
+        return [each.read for each in self.steps.proposing if each.instance in served and not self._is_told(each)]
+
+    def _is_told(self, each: Loading) -> bool:
+        """Whether a registry has told the dimensions of a model in this run."""
+        models = self.facts.models.get(each.instance, ())
+        return any(known.model == each.model and known.source == "gguf" for known in models)
 
     def of_containers(self, changes: Sequence[Change]) -> list[Run]:
         """Return the commands that tell whether instances still see their cards after changes.

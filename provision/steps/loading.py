@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from provision.capacity.dimensions import Dimensions
+from provision.capacity.dimensions import Dimensions, Source
 from provision.capacity.estimate import Request, with_own_context
 from provision.command import Answer, Run
 from provision.errors import GuardError
@@ -57,6 +57,11 @@ class Known:
     model: str
     dimensions: Dimensions | None
     why: str = ""
+
+    @property
+    def source(self) -> Source | None:
+        """Who told the dimensions; None where nobody did."""
+        return self.dimensions.source if self.dimensions else None
 
 
 def known(loadings: Iterable[Loading], answers: Mapping[Run, Answer]) -> dict[str, tuple[Known, ...]]:

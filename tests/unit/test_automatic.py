@@ -14,6 +14,7 @@ from provision.capacity import catalogue
 from provision.command import Answer
 from provision.errors import UnfitError
 from provision.inventory import Host, Inventory
+from provision.lab.model_registry import ModelRegistry
 from provision.plan import role_interface
 from provision.roles import ollama as role
 from provision.rollout.fleet import known, requests_at_once
@@ -28,10 +29,11 @@ from provision.steps.instance.container import Container
 from provision.steps.loading import Known
 from provision.testing import ShellHost
 
-from .test_card_room import card
+from .test_card_room import card, publish
 from .test_golden import GOLDEN
 from .test_ollama import FACTS, fleet, host
 from .test_room import Big, plan_of
+from .test_room import run as shell
 
 MODEL = "deepseek-r1:14b"
 AUTO = {"context_length": "auto", "models": [MODEL]}
@@ -302,6 +304,40 @@ def test_a_read_takes_a_single_exec_and_gives_the_models(tmp_path: Path) -> None
     [known] = run.reader.facts.models["ollama1"]
     assert (known.model, known.dimensions) == ("deepseek-r1:32b", catalogue.dimensions("deepseek-r1:32b"))
     assert "ollama2" not in run.reader.facts.models
+
+
+class Asking(Asked):
+    """A host that asks a registry on this machine for real, and records the rest."""
+
+    def batch(self, commands: Any, *, stop: bool, beside: bool = False) -> list[Answer]:
+        answers = super().batch(commands, stop=stop, beside=beside)
+        asked = zip(commands, answers, strict=True)
+        return [shell(command) if command.title.startswith(SIZES) else answer for command, answer in asked]
+
+
+def test_a_run_asks_a_registry_once_for_a_model_of_several_instances(tmp_path: Path) -> None:
+    roles = frozenset({"ollama", "models"})
+    with ModelRegistry(tmp_path / "registry").serving() as served:
+        name = publish(served, "deepseek-r1:32b")
+        ollama = f"{{models: ['{name}'], context_length: auto, storage: {tmp_path / 'srv'}}}"
+        accepted = "nginx: {accept_known_vulnerabilities: true}"
+        instances = "{instances: [{gpus: [0]}, {gpus: [1]}, {gpus: [2], context_length: 4096}]}"
+        (tmp_path / "inventory.yaml").write_text(
+            f"all: {{vars: {{ollama: {ollama}, models: {{insecure: true}}, {accepted}}}}}\n"
+            f"gpu: {{hosts: {{gpu-01: {{ansible_host: 10.0.0.11, ollama: {instances}}}}}}}\n"
+        )
+        inventory = role_interface.load(str(tmp_path / "inventory.yaml"))
+        session = Asking()
+        run = HostRun(
+            inventory.host("gpu-01"), session, Context("run-1", inventory, roles, lambda event: None, Store(tmp_path))
+        )
+        for _ in range(3):
+            run.read()
+        asked = [path for _, path, _ in served.requests() if "/manifests/" in path]
+    assert len(session.titles) == 3
+    assert len(asked) == 1
+    told = {instance: known.source for instance, [known] in run.reader.facts.models.items()}
+    assert told == {"ollama1": "gguf", "ollama2": "gguf"}
 
 
 def test_the_balancers_learn_the_requests_at_once_of_a_host(tmp_path: Path) -> None:

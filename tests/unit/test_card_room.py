@@ -47,7 +47,7 @@ def publish(served: ModelRegistry, name: str) -> str:
 
 
 def header_of(name: str, folder: Path, *, insecure: bool = True) -> Answer:
-    return run(model_header.read(name, "ollama1", str(folder), "", insecure=insecure))
+    return run(model_header.read(name, [("ollama1", str(folder))], "", insecure=insecure))
 
 
 # -- who tells the dimensions
@@ -77,6 +77,9 @@ def test_a_model_on_the_host_is_read_there_and_nobody_else_is_asked(tmp_path: Pa
         place.write_bytes(manifest.read_bytes())
         (tmp_path / "store/models/blobs").symlink_to(tmp_path / "registry/blobs")
         found = model_header.dimensions(name, header_of(name, tmp_path / "store"))
+        places = [("ollama1", str(tmp_path / "none")), ("ollama2", str(tmp_path / "store"))]
+        beside = run(model_header.read(name, places, "", insecure=True))
+        assert model_header.dimensions(name, beside) == found, "another instance of the host has the model"
         assert served.requests() == []
     assert (found.source, found.block_count) == ("host", 28)
 

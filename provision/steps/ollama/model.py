@@ -67,6 +67,7 @@ class Model(Step):
         cache_type: type of the numbers of the context.
         at_once: how many models the instance keeps loaded at once.
         proposes: whether the instance takes a proposal for its context or its requests at once.
+        beside: the instances of the host with the model, each with its storage; empty for this instance alone.
         after: ids of steps that change the model as a side effect.
     """
 
@@ -90,6 +91,7 @@ class Model(Step):
     cache_type: str = "f16"
     at_once: int = 1
     proposes: bool = False
+    beside: tuple[tuple[str, str], ...] = ()
     after: tuple[str, ...] = ()
 
     @property
@@ -180,11 +182,15 @@ class Model(Step):
             self.gpus,
             Request(self.context, self.parallel, self.cache_type),
             self.at_once,
-            model_header.read(self.name, self.instance, self.storage, self.data_root, insecure=self.insecure),
+            model_header.read(self.name, self._places, self.data_root, insecure=self.insecure),
             partial(model_header.dimensions, self.name),
             model_header.smaller(self.name),
             self.proposes,
         )
+
+    @property
+    def _places(self) -> tuple[tuple[str, str], ...]:
+        return self.beside or ((self.instance, self.storage),)
 
     def irrevocable(self, before: State, after: State) -> str:
         """A deleted model is gone; a mended or pulled model stays."""

@@ -9,6 +9,7 @@ import base64
 import binascii
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from provision.artifacts import gguf, model_begin
@@ -17,6 +18,7 @@ from provision.capacity.dimensions import MOST_CONTEXT, Dimensions, MetadataErro
 from provision.command import Answer, Run, Script, look
 from provision.errors import GuardError
 from provision.steps import room
+from provision.steps.docker import image_room
 from provision.steps.ollama import model_room, server_state
 from provision.steps.system.proxy import OUTSIDE
 
@@ -26,13 +28,14 @@ _ON_CARDS = (_WEIGHTS, "application/vnd.ollama.image.projector", "application/vn
 _PARAMETERS = "application/vnd.ollama.image.params"
 _VOCABULARY = "tokenizer.ggml.tokens"
 
-# $1 to $4 as of `ollama/model-place`; $5 address of the model in its registry, $6 tag. Prints who told, the manifest,
-# the begin of the weights, and the model's own parameters, if any. A registry that ignores the range is cut off after
-# the same bytes.
+# $1 address of the model in its registry, $2 tag, $3 Docker's declared folder or empty, $4 manifest below
+# models/manifests; then two words for each instance of the host with the model: $1 and $2 of `FOLDER`. Prints who told,
+# the manifest, the begin of the weights, and the model's own parameters, if any. A registry that ignores the range is
+# cut off after the same bytes.
 HEADER = Script(
     "ollama/model-header",
     OUTSIDE
-    + model_room.FOLDER
+    + f"place() {{{model_room.FOLDER}}}"
     + rf"""
 umask 077
 work=$(mktemp -d) || exit 1; trap 'rm -rf -- "$work"' EXIT
@@ -46,47 +49,57 @@ tell() {{ # who
   printf '\nparameters '; base64 -w 0 <"$work/parameters"; echo
 }}
 fetch() {{ outside curl -sS -L --proto '=http,https' --connect-timeout 5 -m 10 "$@" 2>"$work/why"; }}
-here=$folder/models/manifests/$4
+address=$1 tag=$2 data=$3 manifest=$4
+shift 4
 : >"$work/parameters"
-if [ -f "$here" ]; then
-  head -c 1000000 -- "$here" >"$work/manifest"
+while [ $# -gt 1 ]; do
+  place "$1" "$2" "$data"
+  [ "$1" ] || data=${{root:-{image_room.DATA_ROOT}}}
+  shift 2
+  [ -f "$folder/models/manifests/$manifest" ] || continue
+  head -c 1000000 -- "$folder/models/manifests/$manifest" >"$work/manifest"
   blob=$folder/models/blobs/$(layer {_WEIGHTS} | tr : -)
-  if [ -f "$blob" ] && head -c {PREFIX} -- "$blob" >"$work/header"; then
-    own=$folder/models/blobs/$(layer {_PARAMETERS} | tr : -)
-    [ ! -f "$own" ] || head -c {PREFIX} -- "$own" >"$work/parameters"
-    tell host; exit 0
-  fi
-fi
+  [ -f "$blob" ] && head -c {PREFIX} -- "$blob" >"$work/header" || continue
+  own=$folder/models/blobs/$(layer {_PARAMETERS} | tr : -)
+  [ ! -f "$own" ] || head -c {PREFIX} -- "$own" >"$work/parameters"
+  tell host; exit 0
+done
 code=$(fetch --max-filesize 4000000 -o "$work/manifest" -w '%{{http_code}}' \
-  -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' "$5/manifests/$6") || code=
+  -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' "$address/manifests/$tag") || code=
 case $code in
   200) ;;
   '') tail -n 1 "$work/why" >&2; exit 1 ;;
-  *) echo "HTTP $code from $5/manifests/$6" >&2; exit 1 ;;
+  *) echo "HTTP $code from $address/manifests/$tag" >&2; exit 1 ;;
 esac
 digest=$(layer {_WEIGHTS})
 [ "$digest" ] || {{ echo 'the manifest names no weights' >&2; exit 1; }}
-fetch -f -r 0-{PREFIX - 1} "$5/blobs/$digest" | head -c {PREFIX} >"$work/header"
+fetch -f -r 0-{PREFIX - 1} "$address/blobs/$digest" | head -c {PREFIX} >"$work/header"
 [ -s "$work/header" ] || {{ tail -n 1 "$work/why" >&2; exit 1; }}
 digest=$(layer {_PARAMETERS})
-[ -z "$digest" ] || fetch -f -r 0-{PREFIX - 1} "$5/blobs/$digest" | head -c {PREFIX} >"$work/parameters"
+[ -z "$digest" ] || fetch -f -r 0-{PREFIX - 1} "$address/blobs/$digest" | head -c {PREFIX} >"$work/parameters"
 tell registry
 """,
 )
 
 
-def read(name: str, instance: str, at: str, data_root: str, *, insecure: bool) -> Run:
-    """Return the read-only command for the dimensions of a model.
+def read(name: str, places: Sequence[tuple[str, str]], data_root: str, *, insecure: bool) -> Run:
+    """Return the read-only command for the dimensions of a model: a single command for all instances of a host.
+
+    The registry is asked where no instance has the model, once, because all instances have the same bytes under a name.
 
     Args:
         name: of the model.
-        instance: name of the instance.
-        at: storage of the instance's models: `volume`, or a directory of the host.
+        places: the instances of the host with the model, each with the name and the storage of its models: `volume`,
+            or a directory of the host.
         data_root: Docker's declared folder; empty for Docker's own.
         insecure: whether the registry is asked over plain http.
     """
-    words = (*model_room.place_words(name, instance, at, data_root), *model_room.address(name, insecure=insecure))
-    return look(HEADER, *words, title=f"ask for the dimensions of {name}", timeout=40)
+    words = [model_room.place_words(name, instance, at, data_root) for instance, at in places]
+    folders = [word for folder, volume, *_ in words for word in (folder, volume)]
+    address, tag = model_room.address(name, insecure=insecure)
+    manifest = server_state.manifest_path(name)
+    title = f"ask for the dimensions of {name}"
+    return look(HEADER, address, tag, data_root, manifest, *folders, title=title, timeout=40)
 
 
 def dimensions(name: str, answer: Answer) -> Dimensions:
