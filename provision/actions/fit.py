@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from provision.capacity import catalogue
 from provision.capacity.cards import TOTAL, Card, named
 from provision.capacity.dimensions import Dimensions
-from provision.capacity.estimate import Request, context_of_slot, slots
+from provision.capacity.estimate import Request, context_of_slot, slots, with_own_context
 from provision.capacity.verdict import LEAST_CONTEXT, Kind, Verdict, cards_needed, judge, largest_context
 from provision.errors import UsageError
 from provision.inventory.near import clip, nearest
@@ -106,8 +106,9 @@ def fit(wish: Wish, ask: Callable[[str], Dimensions] | None = None) -> Fit:
         raise UsageError(f"an instance has 1 to {MOST_GIVEN} cards, not {len(given)}", 'such as --gpu "2x RTX 4090"')
     is_asked = ask is not None and not wish.quantisation and _is_elsewhere(wish.model)
     dimensions = ask(wish.model) if ask and is_asked else _model(wish.model, wish.quantisation)
-    verdict = judge(dimensions, wish.request, given)
-    return Fit(dimensions, tuple(given), verdict, tuple(_remarks(dimensions, wish.request)))
+    request = with_own_context(dimensions, wish.request)
+    verdict = judge(dimensions, request, given)
+    return Fit(dimensions, tuple(given), verdict, (*_own_context(dimensions), *_remarks(dimensions, request)))
 
 
 def table(request: Request) -> Table:
@@ -184,6 +185,20 @@ def _unknown(name: str) -> Card:
         meant = f"; did you mean {near}?" if near else ""
     hint = 'give the free memory of another card in place of a name, such as --gpu "48GiB"; --table lists the names'
     raise UsageError(f"the table has no card {clip(name)!r}{meant}", hint)
+
+
+def _own_context(dimensions: Dimensions) -> Iterator[str]:
+    """Yield what the model's own parameters say of the context, or that nobody sent them."""
+    if dimensions.own_context:
+        yield (
+            f"the context is num_ctx {dimensions.own_context} of the model's own parameters, which wins over"
+            " context_length of an instance"
+        )
+    if dimensions.own_unread:
+        yield (
+            "the registry did not send the model's own parameters: a num_ctx there is not counted, and the estimate is"
+            " for the context that was asked"
+        )
 
 
 def _remarks(dimensions: Dimensions, request: Request) -> list[str]:

@@ -27,6 +27,9 @@ Loads = Mapping[str, Sequence[tuple[str, Loading]]]
 """Instance -> the ids of the steps of its models, each with the model."""
 
 
+UNREAD = "nobody sent the model's own parameters, and the estimate is for context_length of the instance"
+
+
 @dataclass(frozen=True)
 class Fit:
     """The judgement of a plan.
@@ -96,6 +99,8 @@ def judged(models: Loads, facts: HostFacts, answers: Mapping[Run, Answer]) -> Fi
                     raise GuardError(cards)
                 dimensions = loading.dimensions(answers[asked[loading.model]])
                 known.append((dimensions, dataclasses.replace(loading, request=loading.wish(dimensions))))
+                if dimensions.own_unread:
+                    notes[step] = f"{NOT_ASKED}whether {loading.model} has a num_ctx of its own: {UNREAD}"
             except GuardError as error:
                 notes[step] = f"{NOT_ASKED}whether {loading.model} fits the cards of {instance}: {error.message}"
         if not isinstance(cards, str) and (why := _complaint(known, cards)):

@@ -79,6 +79,7 @@ class Dimensions:
         experts_used: experts that work on one token.
         parameters: number of weights; 0 where unknown.
         own_context: tokens of context of a request by the model's own parameters (`num_ctx`); 0 without.
+        own_unread: whether the model has parameters of its own that nobody sent, so that `own_context` is unknown.
         source: the origin: a GGUF header, a host's server, or our table.
     """
 
@@ -103,6 +104,7 @@ class Dimensions:
     experts_used: int = 0
     parameters: int = 0
     own_context: int = 0
+    own_unread: bool = False
     source: Source = "gguf"
 
     @property

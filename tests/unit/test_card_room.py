@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from provision.actions import exit_code
+from provision.actions.fit import Wish, fit
 from provision.apply import card_room, diagnostics
 from provision.capacity import catalogue
 from provision.capacity.cards import RESERVED
@@ -169,6 +170,35 @@ def test_the_models_own_num_ctx_is_read_beside_the_weights(tmp_path: Path, on_ho
             (tmp_path / "store/models/blobs").symlink_to(tmp_path / "registry/blobs")
         found = model_header.dimensions(name, header_of(name, tmp_path / "store"))
     assert (found.source, found.own_context, found.block_count) == ("host" if on_host else "gguf", 32768, 28)
+
+
+def publish_own(served: ModelRegistry, folder: Path) -> tuple[str, Path]:
+    """Put a model with a num_ctx of its own into a registry. Return its name, and the blob with the parameters."""
+    published = ollama_store.published("deepseek-r1:1.5b")
+    assert published
+    parts = [(layer["mediaType"].rpartition(".")[2], published[1][layer["digest"]]) for layer in published[0]["layers"]]
+    own = b'{"num_ctx": 32768}'
+    served.store.publish("library/own:1", [*((k, c) for k, c in parts if k != "params"), ("params", own)], {})
+    [blob] = [path for path in (folder / "blobs").iterdir() if path.read_bytes() == own]
+    return served.name("library/own:1"), blob
+
+
+def test_fit_counts_the_models_own_num_ctx_and_says_so_where_nobody_sends_it(tmp_path: Path) -> None:
+    with ModelRegistry(tmp_path / "registry").serving() as served:
+        name, blob = publish_own(served, tmp_path / "registry")
+        ask = partial(model_header.from_registry, insecure=True)
+        told = fit(Wish(name, ["RTX 4090"], Request(4096)), ask)
+        blob.unlink()
+        silent = fit(Wish(name, ["RTX 4090"], Request(4096)), ask)
+        plan = model_header.dimensions(name, header_of(name, tmp_path / "none"))
+    assert (told.dimensions.own_context, told.verdict.wanted.context) == (32768, 32768)
+    assert "the context is num_ctx 32768 of the model's own parameters" in told.remarks[0]
+    assert (silent.dimensions.own_context, silent.verdict.wanted.context) == (0, 4096)
+    assert "a num_ctx there is not counted" in silent.remarks[0]
+    assert (plan.own_context, plan.own_unread) == (0, True)
+    loading = dataclasses.replace(Loads("/a").loading, dimensions=lambda answer: plan)
+    fitting = card_room.judged({"ollama1": [("model:x", loading)]}, HostFacts(cards=(card(0),)), {loading.read: SILENT})
+    assert "has a num_ctx of its own: nobody sent" in fitting.notes["model:x"]
 
 
 HOSTILE = [

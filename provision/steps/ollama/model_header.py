@@ -16,7 +16,7 @@ from provision.artifacts import gguf, model_begin
 from provision.capacity import catalogue
 from provision.capacity.dimensions import MOST_CONTEXT, Dimensions, MetadataError, Source, from_metadata
 from provision.command import Answer, Run, Script, look
-from provision.errors import GuardError
+from provision.errors import GuardError, UnreachableError
 from provision.steps import room
 from provision.steps.docker import image_room
 from provision.steps.ollama import model_room, server_state
@@ -136,17 +136,32 @@ def from_registry(name: str, *, insecure: bool = False) -> Dimensions:
     repository, tag = model_room.address(name, insecure=insecure)
     text = model_begin.manifest(repository, tag).decode(errors="replace")
     sizes = _sizes(text)
-    data = model_begin.begin(repository, _weights(text), PREFIX)
+    data = model_begin.begin(repository, _digest(text, _WEIGHTS), PREFIX)
     try:
-        return of_header(name, data, sizes, "gguf")
+        return _with_own(of_header(name, data, sizes, "gguf"), text, _own_parameters(repository, text))
     except gguf.GgufError as error:
         raise GuardError(f"the model {name}: {error}", "is a portal or a proxy in between?") from None
 
 
-def _weights(text: str) -> str:
-    """Return the digest of the weights by a manifest that names weights."""
+def _digest(text: str, kind: str) -> str:
+    """Return the digest of the first layer of a type, by a manifest that `_sizes` has accepted; empty without."""
     layers = json.loads(text)["layers"]
-    return str(next(layer.get("digest", "") for layer in layers if layer["mediaType"] == _WEIGHTS))
+    return str(next((layer.get("digest", "") for layer in layers if layer["mediaType"] == kind), ""))
+
+
+def _own_parameters(repository: str, text: str) -> bytes:
+    """Return the model's own parameters; empty where the registry does not send them, or the model has none."""
+    digest = _digest(text, _PARAMETERS)
+    try:
+        return model_begin.begin(repository, digest, PREFIX) if digest else b""
+    except (UnreachableError, GuardError):
+        return b""
+
+
+def _with_own(found: Dimensions, text: str, parameters: bytes) -> Dimensions:
+    """Return dimensions with the context by the model's own parameters, or with the note that nobody sent them."""
+    unread = bool(_digest(text, _PARAMETERS)) and not parameters
+    return dataclasses.replace(found, own_context=own_context(parameters), own_unread=unread)
 
 
 def smaller(name: str) -> tuple[Dimensions, ...]:
@@ -183,7 +198,7 @@ def _told(name: str, answer: Answer) -> Dimensions:
     except (binascii.Error, ValueError):
         raise MetadataError("the answer about the model is garbled") from None
     source: Source = "host" if lines["source"] == "host" else "gguf"
-    return dataclasses.replace(of_header(name, data, sizes, source), own_context=own_context(parameters))
+    return _with_own(of_header(name, data, sizes, source), lines["manifest"], parameters)
 
 
 def own_context(parameters: bytes) -> int:
