@@ -7,36 +7,28 @@ Source: docker/cli `cli/config/configfile/file.go` (auths).
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from provision.inventory.secret import Secret
-from provision.steps.base import State
 from provision.steps.docker import image_room
 from provision.steps.docker.image_room import LOGINS
-from provision.steps.system.file import File
+from provision.steps.system.login_file import LoginFile
 
-MODE = 0o600
 HUB = "docker.io"
 _HUB_KEY = "https://index.docker.io/v1/"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegistryLogin(File):
-    """The file with the logins of all registries.
-
-    Args:
-        about: the registries, without logins, for the plan.
-    """
+class RegistryLogin(LoginFile):
+    """The file with the logins of all registries."""
 
     KIND: ClassVar[str] = "registry_login"
     gone: ClassVar[str] = "no longer declared: no registry has a login"
 
     path: str = LOGINS
-    mode: int = MODE
     kind: str = KIND
-    about: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, logins: Mapping[str, tuple[str, Secret]]) -> Self:
@@ -52,11 +44,7 @@ class RegistryLogin(File):
         # a line for each registry: the script `docker/image-size` reads the lines
         lines = ",\n".join(f'    {json.dumps(name)}: {{"auth": "{auth}"}}' for name, auth in auths.items())
         text = f'{{\n  "auths": {{\n{lines}\n  }}\n}}\n'
-        return cls(content=text.encode(), about=tuple(f"login for {name}" for name in logins))
-
-    def diff(self, have: State, want: State) -> Sequence[str]:
-        """The registries; the text of the file is not shown."""
-        return [*super().diff(have, want), *(self.about if want else ())]
+        return cls(content=text.encode(), places=tuple(logins))
 
 
 def registry_of(reference: str) -> str:

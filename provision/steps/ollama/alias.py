@@ -5,17 +5,16 @@ Ollama copies the manifest, and the blobs stay shared: a removed alias takes no 
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from provision.command import Command, Script, sh
 from provision.steps.base import (
-    Answer,
     BlockedError,
     Check,
     Fact,
-    Owned,
     PutBack,
     State,
     Step,
@@ -23,7 +22,8 @@ from provision.steps.base import (
 )
 from provision.steps.facts import HostFacts
 from provision.steps.instance import storage
-from provision.steps.ollama import scripts, server_state
+from provision.steps.ollama import marked, scripts, server_state
+from provision.steps.ollama.marked import Marked, OwnedNames
 from provision.steps.ollama.server_state import ALIAS, MARKS, Servers
 from provision.steps.wording import Vocabulary, Words
 
@@ -102,11 +102,7 @@ class Alias(Step):
         """Copies the name, or has the server delete the name. The blobs stay where another name has them."""
         mark = server_state.mark(self.name) + ALIAS
         if want is None:
-            request = {"model": self.name}
-            unload = json.dumps({**request, "keep_alive": 0, "stream": False})
-            words = (self.instance, self.name, json.dumps(request), unload, mark)
-            title = f"delete the name {self.name} from {self.instance}"
-            return [sh(scripts.DELETE, *words, server_state.manifest_path(self.name), title=title, timeout=300)]
+            return [marked.delete(self.instance, self.name, mark, f"delete the name {self.name} from {self.instance}")]
         body = json.dumps({"source": self.source, "destination": self.name})
         title = f"serve {self.source} as {self.name} from {self.instance}"
         return [sh(COPY, self.instance, self.name, self.source, body, mark, title=title, timeout=90)]
@@ -156,82 +152,29 @@ class Alias(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarkedAlias(Alias):
-    """An alias of ours, by its mark: known even if its server is stopped.
+class MarkedAlias(Marked, Alias):
+    """An alias of ours, by its mark."""
 
-    Args:
-        leaves: whether its instance goes too: then the instance must be out of the upstream before the name goes.
-    """
+    names: ClassVar["attrgetter[Iterable[str]]"] = attrgetter("aliases")
+    found: ClassVar[Mapping[str, Any]] = {"ours": True}
 
     source: str = ""
-    leaves: bool = False
-
-    def disrupts(self, have: State, want: State) -> frozenset[str]:
-        """Its instance, if the instance goes."""
-        return frozenset({self.instance} if self.leaves and want is None else ())
-
-    def fact(self) -> Fact:
-        """Looks at every instance's files."""
-        return Fact(server_state.command(), lambda answer: self._marked(server_state.read(answer)))
-
-    def _marked(self, servers: Servers) -> State:
-        server = servers.by_name.get(self.instance)
-        return {"ours": True} if server and self.name in server.aliases else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnedAliases(Owned):
-    """Finds the aliases that we made. They go last, as models do (`model.OwnedModels`).
+class OwnedAliases(OwnedNames):
+    """Finds the aliases that we made. A name that is declared as a model by now keeps its bytes."""
 
-    A name that is declared as a model by now keeps its bytes.
-    """
+    kind: ClassVar[str] = KIND
+    marked: ClassVar[type[Marked]] = MarkedAlias
 
-    last: ClassVar[bool] = True
-
-    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Keeps the aliases of leaving instances, and names declared in another spelling or as a model."""
-        names = server_state.names_of(declared)
-        return [
-            step_id for step_id in things if server_state.names_of([step_id]) <= names or not _stays(step_id, declared)
-        ]
-
-    def fact(self) -> Fact:
-        """Looks at every instance's files."""
-        return Fact(server_state.command(), self._parse)
-
-    def step(self, step_id: str) -> Step:
+    def made(self, instance: str, name: str) -> Step:
         """An alias to delete."""
-        instance, _, name = step_id.partition(":")[2].partition("/")
-        return MarkedAlias(instance=instance, name=name)
-
-    @staticmethod
-    def _parse(answer: Answer) -> State:
-        by_name = server_state.read(answer).by_name
-        folders = [server.folder for server in by_name.values()]
-        return {
-            f"{KIND}:{instance}/{name}": {"ours": True}
-            for instance, server in by_name.items()
-            for name in server.aliases
-            if folders.count(server.folder) == 1
-        }
+        return MarkedAlias(instance=instance, name=name, leaves=not self.last)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeavingAliases(OwnedAliases):
-    """Finds the aliases of instances that are no longer declared. They go first, while there is a server to ask."""
+    """Finds the aliases of instances that are no longer declared."""
 
     last: ClassVar[bool] = False
-
-    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Keeps the aliases of instances that stay."""
-        return [step_id for step_id in things if _stays(step_id, declared)]
-
-    def step(self, step_id: str) -> Step:
-        """An alias to delete with its instance."""
-        instance, _, name = step_id.partition(":")[2].partition("/")
-        return MarkedAlias(instance=instance, name=name, leaves=True)
-
-
-def _stays(step_id: str, declared: Collection[str]) -> bool:
-    """Whether the instance of an alias is declared."""
-    return f"container:{step_id.partition(':')[2].partition('/')[0]}" in declared

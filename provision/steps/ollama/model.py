@@ -5,23 +5,21 @@ Sources: pulling, docs/facts.md#ollama-pull; names and files, docs/facts.md#olla
 docs/facts.md#model-memory.
 """
 
-import dataclasses
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, cast
+from operator import attrgetter
+from typing import Any, ClassVar
 
 from provision.capacity.estimate import Request
 from provision.command import Command, sh
 from provision.steps.base import (
-    Answer,
     BlockedError,
     Check,
     Content,
     Fact,
-    Owned,
     PutBack,
     State,
     Step,
@@ -30,7 +28,8 @@ from provision.steps.base import (
 from provision.steps.facts import HostFacts
 from provision.steps.instance import storage
 from provision.steps.loading import Loading
-from provision.steps.ollama import model_header, model_room, scripts, server_state
+from provision.steps.ollama import marked, model_header, model_room, scripts, server_state
+from provision.steps.ollama.marked import Marked, OwnedNames
 from provision.steps.ollama.server_state import Servers
 from provision.steps.room import Filling
 from provision.steps.wording import Vocabulary, Words
@@ -128,11 +127,8 @@ class Model(Step):
         return [*pull, *([self._restart()] if _restarts(have) else [])]
 
     def _delete(self) -> Command:
-        request = {"model": self.name}
-        unload = json.dumps({**request, "keep_alive": 0, "stream": False})
-        words = (self.instance, self.name, json.dumps(request), unload, server_state.mark(self.name))
         title = f"delete {self.name} from {self.instance}"
-        return sh(scripts.DELETE, *words, server_state.manifest_path(self.name), title=title, timeout=300)
+        return marked.delete(self.instance, self.name, server_state.mark(self.name), title)
 
     def _pull(self, mended: str) -> Command:
         body = json.dumps({"model": self.name, "stream": True, **({"insecure": True} if self.insecure else {})})
@@ -305,84 +301,27 @@ def pull_progress(line: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarkedModel(Model):
-    """A model that we pulled, by its mark: known even if its server is stopped.
+class MarkedModel(Marked, Model):
+    """A model that we pulled, by its mark."""
 
-    Args:
-        leaves: whether its instance goes too: then the instance must be out of the upstream before the model goes.
-    """
-
-    leaves: bool = False
-
-    def disrupts(self, have: State, want: State) -> frozenset[str]:
-        """Its instance, if the instance goes."""
-        return frozenset({self.instance} if self.leaves and want is None else ())
-
-    def fact(self) -> Fact:
-        """Looks at every instance's files."""
-        return Fact(server_state.command(), lambda answer: self._marked(server_state.read(answer)))
-
-    def _marked(self, servers: Servers) -> State:
-        server = servers.by_name.get(self.instance)
-        return {"whole": True, "ours": True} if server and self.name in server.marked else None
+    names: ClassVar["attrgetter[Iterable[str]]"] = attrgetter("marked")
+    found: ClassVar[Mapping[str, Any]] = {"whole": True, "ours": True}
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnedModels(Owned):
-    """Finds the models that we pulled, by the marks beside them: even if their server is stopped.
+class OwnedModels(OwnedNames):
+    """Finds the models that we pulled."""
 
-    In a directory shared by instances, a model no longer declared for one instance may still serve another, and stays.
-    The models go last: an instance serves its old models until the successors are there.
-    """
+    kind: ClassVar[str] = "model"
+    marked: ClassVar[type[Marked]] = MarkedModel
 
-    last: ClassVar[bool] = True
-
-    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Keeps the models of instances that go (`LeavingModels`), and names declared in another spelling or
-        as an alias."""
-        names = server_state.names_of(declared)
-        return [
-            step_id for step_id in things if server_state.names_of([step_id]) <= names or not _stays(step_id, declared)
-        ]
-
-    def fact(self) -> Fact:
-        """Looks at every instance's files."""
-        return Fact(server_state.command(), self._parse)
-
-    def step(self, step_id: str) -> Step:
+    def made(self, instance: str, name: str) -> Step:
         """A model to delete."""
-        instance, _, name = step_id.partition(":")[2].partition("/")
-        return MarkedModel(instance=instance, name=name)
-
-    @staticmethod
-    def _parse(answer: Answer) -> State:
-        by_name = server_state.read(answer).by_name
-        folders = [server.folder for server in by_name.values()]
-        return {
-            f"model:{instance}/{name}": {"whole": True, "ours": True}
-            for instance, server in by_name.items()
-            for name in server.marked
-            if folders.count(server.folder) == 1
-        }
+        return MarkedModel(instance=instance, name=name, leaves=not self.last)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeavingModels(OwnedModels):
-    """Finds the models of instances that are no longer declared. They go first, while there is a server to delete
-    them."""
+    """Finds the models of instances that are no longer declared."""
 
     last: ClassVar[bool] = False
-
-    def kept(self, things: Mapping[str, Any], declared: Collection[str]) -> Collection[str]:
-        """Keeps the models of instances that stay: see `OwnedModels`."""
-        return [step_id for step_id in things if _stays(step_id, declared)]
-
-    def step(self, step_id: str) -> Step:
-        """A model to delete with its instance."""
-        return dataclasses.replace(cast(MarkedModel, super().step(step_id)), leaves=True)
-
-
-def _stays(step_id: str, declared: Collection[str]) -> bool:
-    """Whether the instance of a model is declared."""
-    instance, _, _ = step_id.partition(":")[2].partition("/")
-    return f"container:{instance}" in declared
