@@ -162,7 +162,8 @@ while :; do
     :*'"error":'*) why=$(reason "$frames") ;;
     :*) case $rc in
         0) why="the server's answer ended without success: $(reason "$frames")" ;;
-        *) why="the connection to the server broke: $(head -n 1 "$said") at: ${{phase:-the answer}}" ;;
+        *) progress "$frames" >/dev/null # frames that came after the last look
+          why="the connection to the server broke: $(head -n 1 "$said") at: ${{phase:-the answer}}" ;;
       esac ;;
   esac
   judge "$why"
