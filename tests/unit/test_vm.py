@@ -158,6 +158,7 @@ REPORT = """<testsuites><testsuite>
 &gt;       assert 1 == 2
 E       assert 1 == 2</failure></testcase>
 <testcase classname="tests.lab.test_lab" name="test_save" time="0"><error message="no lab">gone</error></testcase>
+<testcase classname="" name="" time="0.1" />
 </testsuite></testsuites>"""
 
 

@@ -108,10 +108,11 @@ def verdicts(report: str, judge: Judged) -> list[Verdict]:
     """Return a verdict for each test: a failure differs, and an error before or after the test gives no verdict.
 
     Args:
-        report: pytest's report in JUnit's XML.
+        report: pytest's report in JUnit's XML. An interrupted pytest adds a row without a name, which is no test.
         judge: the judged program.
     """
-    return [_verdict(row, judge) for row in ET.fromstring(report).iter("testcase")]  # noqa: S314 - pytest wrote it
+    rows = ET.fromstring(report).iter("testcase")  # noqa: S314 - pytest wrote it
+    return [_verdict(row, judge) for row in rows if row.get("name")]
 
 
 def _verdict(row: ET.Element, judge: Judged) -> Verdict:
