@@ -215,9 +215,15 @@ def wait_for(holds: Callable[[], bool], seconds: float = 600) -> None:
         time.sleep(1)
 
 
-def serves_again(fleet: Fleet, *words: str) -> None:
-    """Wait until a plan of booted hosts has nothing to change. While Docker starts a plan may fail."""
-    wait_for(lambda: fleet.provision("plan", "--exit-code", *words).code == 0)
+def serves_again(fleet: Fleet, *hosts: str) -> None:
+    """Wait until a plan has nothing to change on booted hosts, or on all. While Docker starts a plan may fail."""
+
+    def is_as_declared() -> bool:
+        done = fleet.provision("plan", "--json")
+        rows = done.doc["hosts"] if done.code == 0 else []
+        return bool(rows) and not any(row["changes"] for row in rows if not hosts or row["host"] in hosts)
+
+    wait_for(is_as_declared)
 
 
 def at_work(fleet: Fleet, step: str, then: str = ":", host: str = "gpu-01") -> None:

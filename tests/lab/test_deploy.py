@@ -106,7 +106,7 @@ def test_a_host_that_cannot_be_reached_is_down_in_the_upstream_and_comes_back(fl
     finally:
         lab.host("gpu-02").start()
         lab.host("gpu-02").wait()
-    serves_again(fleet, "--limit", "gpu-02")
+    serves_again(fleet, "gpu-02")
     done = fleet.deploy()
     assert done.host("lb-01")["changed"] == ["config:balancer"]
     assert fleet.provision("verify", "--json").code == 0

@@ -75,7 +75,7 @@ def reboot(operator: Operator) -> None:
     host.shutdown()
     host.start()
     host.wait()
-    serves_again(operator.fleet, "--limit", "gpu-02")
+    serves_again(operator.fleet, "gpu-02")
 
 
 def into_the_inventory(operator: Operator) -> None:
