@@ -125,6 +125,7 @@ def measured(fleet, instance):
 def test_an_instance_takes_the_numbers_of_the_estimate_and_keeps_them(scratch):
     """The card and the server are simulated; the estimate is that of the real model."""
     instance = scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
+    before = numbers(scratch)
     instance.update(context_length="auto", num_parallel="auto")
     notes = {note["step"]: note["note"] for note in scratch.plan("--json").host("gpu-01")["notes"]}
     assert (
@@ -144,6 +145,17 @@ def test_an_instance_takes_the_numbers_of_the_estimate_and_keeps_them(scratch):
     scratch.deploy()
     del instance["context_length"], instance["num_parallel"]
     assert "container:ollama1" in scratch.changes()["gpu-01"], "the defaults return"
+    back = scratch.provision("rollback", done.doc["run"], "--yes", "--json")
+    assert back.code == 0, back
+    assert "container:ollama1" in back.host("gpu-01")["changed"]
+    assert numbers(scratch) == before
+    assert not any(scratch.changes().values()), "the numbers of the run before are those of the inventory without auto"
+
+
+def numbers(fleet) -> list[str]:
+    """The variables of ollama1's server that the estimate can set."""
+    every = fleet.on("gpu-01", "docker", "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", "ollama1")
+    return sorted(line for line in every.split() if line.startswith(("OLLAMA_CONTEXT_LENGTH=", "OLLAMA_NUM_PARALLEL=")))
 
 
 def fleet_models(fleet) -> str:
