@@ -66,7 +66,7 @@ test-faults: .venv/installed ## Every fault at every place, and the longest of t
 test-real: .venv/installed ## The contract, our scripts, balancer and clients against a real Ollama on the CPU (PARTS="contract clients" for some)
 	$(SUDO) $(BIN)/python -m tests.real $(PARTS)
 
-test-vm: .venv/installed ## Virtual machines: make demo on cgroup v2, hosts with kernels of their own; installs QEMU (90 minutes; PARTS="demo lab" for some)
+test-vm: .venv/installed ## Virtual machines: make demo on cgroup v2, hosts with kernels of their own; installs QEMU (2.5 hours where QEMU emulates; PARTS="demo lab" for some)
 	$(SUDO) $(BIN)/python -m tests.vm $(PARTS)
 
 test-browser: .venv/installed ## The pages of load tests in a real browser; installs Debian's chromium (2 minutes; PROVISION_SCREENSHOTS=FOLDER keeps pictures)
