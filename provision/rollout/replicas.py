@@ -4,12 +4,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from provision.inventory import Host, Instance, Inventory, topology
+from provision.steps import engines
 from provision.steps.nginx.upstream import label
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """The instances of each model.
+    """The instances of each model. A model has its canonical name, in lower case.
 
     Args:
         inventory: the whole inventory.
@@ -75,7 +76,9 @@ class Replicas:
 
 
 def _models(instance: Instance) -> tuple[str, ...]:
-    return instance.models or ("",)
+    """Return the models in one spelling for all instances: the engine takes a name without its tag, and in any case."""
+    canonical = engines.of(instance).canonical
+    return tuple(dict.fromkeys(canonical(model).lower() for model in instance.models)) or ("",)
 
 
 def _place(host: Host) -> str:
