@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -32,6 +32,9 @@ from provision.steps.nginx.balancer_config import Balancing, Server
 from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation import OwnedGenerations
 from provision.steps.nginx.listen import Listen
+from provision.steps.nginx.model_routes import FILE as ROUTES_FILE
+from provision.steps.nginx.model_routes import PREFIX
+from provision.steps.nginx.pools import Pool, pools_of
 from provision.steps.system.systemd import Service
 
 HASH_KEYS = {
@@ -43,7 +46,7 @@ HASH_KEYS = {
 QUEUE = 4
 """Waiting requests for each request in progress. Measured (docs/balancer.md): with one, 2 in 100 are refused at 80 %
 load although a place is soon free; with four hardly any, and nobody waits longer than a few answers take."""
-NAMED = 5  # models in one warning
+NAMED = 5  # names in a warning
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - the operator may ask for every address
 
 DURATIONS = ("read_timeout", "connect_timeout", "send_timeout", "fail_timeout", "shutdown_timeout")
@@ -165,23 +168,62 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
             f"would send a request to instances of {' and '.join(served)} alike, and the engines answer different"
             " paths: write an inventory of its own for each engine, with a balancer",
         )
+    yield from _too_small(host, inventory)
+
+
+def _too_small(host: Host, inventory: Inventory) -> Iterator[Problem]:
+    """Yield limits of requests that cannot be divided among the pools of an instance: nginx counts in each apart."""
+    settings, pools = host.of(Settings), _pools(host, inventory)
+    counts = Counter(label for pool in pools for label in pool.labels)
+    for source in sources(host, inventory):
+        for instance in source.instances:
+            limit = _server(source, instance, settings, inventory).max_conns
+            count = counts[f"{instance.host}/{instance.name}"]
+            if limit < count:
+                yield host.problem(
+                    "balancer",
+                    ("queue",),
+                    f"leaves {instance.host}/{instance.name} {limit} requests at once, and its models are in"
+                    f" {count} upstreams, which nginx counts apart: each needs at least 1. Raise queue by"
+                    f" {count - limit}, or give fewer models to the instance",
+                )
 
 
 def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
-    """Yield a warning about models that a request may miss, because any instance gets the request."""
+    """Yield a sentence about the root of a balancer whose instances serve different models."""
     if not is_balancing(host, inventory):
         return
-    engine = engines.behind(host, inventory)[0]
-    partial = scattered([instance for source in sources(host, inventory) for instance in source.instances], engine)
-    if partial:
-        who = "the balancer" if inventory.group("balancer") else f"{host.name}: the balancer"
-        named = [f"{model} ({share})" for model, share in partial.items()]
-        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-        yield (
-            f"{who} sends a request to any of its instances, whatever model it asks for, so clients get 404 by chance:"
-            f" not every instance has {', '.join(named[:NAMED])}{more}. Give all of them the same models, or make an"
-            " inventory with a balancer for each set of models"
-        )
+    pools = _pools(host, inventory)
+    if len(pools) < 2:
+        return
+    where = "" if inventory.group("balancer") else f"{host.name}: "
+    root, others = pools[0].models, [model for pool in pools[1:] for model in pool.models]
+    counts = Counter(label for pool in pools for label in pool.labels)
+    idle = [label for pool in pools if not pool.models for label in pool.labels]
+    shared = [label for label, count in counts.items() if count > 1]
+    parts = [f"the root of the balancer serves {_few(root)} only"]
+    parts += [f"clients reach {_few(others)} at {PREFIX}NAME/"] if others else []
+    parts += [f"the requests at once of {_few(shared)} are divided among its upstreams"] if shared else []
+    parts += [f"nothing is sent to {_few(idle)}, which has no models in the inventory"] if idle else []
+    yield f"{where}{'; '.join(parts)} (docs/runbooks/serve-two-models.md)"
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return some names, in words."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _pools(host: Host, inventory: Inventory) -> tuple[Pool, ...]:
+    """Return the pools of a balancer, by the inventory."""
+    instances = [instance for source in sources(host, inventory) for instance in source.instances]
+    return pools_of({f"{own.host}/{own.name}": _served(own) for own in instances})
+
+
+def _served(instance: Instance) -> tuple[str, ...]:
+    """Return the models of an instance, canonical and in lower case: Ollama takes a name in any case."""
+    canonical = engines.of(instance).canonical
+    return tuple(dict.fromkeys(canonical(model).lower() for model in instance.models))
 
 
 def concerns(host: Host, inventory: Inventory) -> tuple[Host, ...]:
@@ -214,8 +256,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         keepalive=settings.keepalive,
         listens=_listens(settings),
         url=settings.url,
-        model=_common([instance for _, instance in members], engine),
-        scattered=scattered([instance for _, instance in members], engine),
+        spelled=_spelled([instance for _, instance in members], engine),
     )
     yield Service(name=UNIT.removesuffix(".service"), after=(f"unit:{UNIT}",))
 
@@ -244,11 +285,18 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
         retry_after=settings.retry_after,
         upstream=engine.name,
         allowed=engine.client_paths,
+        routes=ROUTES_FILE,
         tries=tries,
         keepalive_min=tuple(int(part) for part in version.split(".")) >= (1, 27, 4),
     )
     status = render("balancer/status.conf.j2", status_port=settings.status_port)
     return {"nginx.conf": main, "site.conf": site, "status.conf": status}
+
+
+def _spelled(instances: Sequence[Instance], engine: Engine) -> dict[str, str]:
+    """Return model, canonical and in lower case -> the first name in the inventory."""
+    models = [model for instance in instances for model in instance.models]
+    return {engine.canonical(model).lower(): model for model in reversed(models)}
 
 
 def _server(host: Host, instance: Instance, settings: Settings, inventory: Inventory) -> Server:
@@ -264,26 +312,8 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
         each=each if instance.parallel_auto else 0,
         address=settled or host.connection.address,
         settled=bool(settled),
+        models=_served(instance),
     )
-
-
-def _common(instances: list[Instance], engine: Engine) -> str:
-    """Return the first model that all instances serve, or an empty text."""
-    others = [set(map(engine.canonical, instance.models)) for instance in instances]
-    first = instances[0].models if instances else ()
-    return next((model for model in first if all(engine.canonical(model) in models for models in others)), "")
-
-
-def scattered(instances: list[Instance], engine: Engine) -> dict[str, str]:
-    """Return the models that only some instances serve, each with the number of its instances.
-
-    Args:
-        instances: the instances behind a balancer.
-        engine: of the instances.
-    """
-    served = Counter(model for instance in instances for model in {engine.canonical(name) for name in instance.models})
-    count = len(instances)
-    return {model: f"{n} of {count} instances" for model, n in sorted(served.items()) if n < count}
 
 
 OWNED: tuple[Owned, ...] = (OwnedGenerations(name="balancer"),)

@@ -201,7 +201,7 @@ def test_an_instance_proves_itself_by_the_test_of_its_engine(tmp_path: Path) -> 
 def test_a_balancer_has_the_client_paths_of_the_engine_behind(tmp_path: Path) -> None:
     steps = [entry.step for _, entry in entries(load(tmp_path))]
     [step] = [step for step in steps if isinstance(step, Balancing)]
-    assert (step.engine, step.model, step.scattered) == (ECHO, "parrot", {})
+    assert (step.engine, step.spelled) == (ECHO, {"parrot": "parrot"})
     want = step.want(facts("lb-01", NO_APT), None)
     assert want is not None
     site = want["files"]["site.conf"].data.decode()
@@ -210,7 +210,10 @@ def test_a_balancer_has_the_client_paths_of_the_engine_behind(tmp_path: Path) ->
         ("/tokenize", "http://echo/tokenize"),
         ("/v1/", "http://echo/v1/"),
     ]
-    assert b"upstream echo {\n    zone echo " in want["files"]["upstream.conf"].data
+    routes = want["files"]["models.conf"].data.decode()
+    assert "location = /models/parrot/tokenize {\n    proxy_pass http://echo/tokenize;" in routes
+    assert "location ~" not in routes, "the engine has no paths with errors of its own form"
+    assert b"upstream echo {\n    # model: parrot\n    zone echo " in want["files"]["upstream.conf"].data
 
 
 def test_a_wrong_listen_address_is_refused_under_the_setting_of_the_engine(tmp_path: Path) -> None:

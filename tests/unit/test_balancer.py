@@ -1,17 +1,14 @@
 """The members of the upstream, their addresses, and the members that are `down`."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from provision.inventory import Inventory
-from provision.plan import role_interface
 from provision.roles import balancer
 from provision.steps.base import RefusalError
 from provision.steps.fleet_state import FleetState
-from provision.steps.nginx import balancer_checks
 from provision.steps.nginx.upstream import NOWHERE, members
 from tests.unit.balancer_fleet import config, fleet, host, state, texts
 from tests.unit.nginx_config import find, parse
@@ -210,62 +207,6 @@ def test_failed_hosts_do_not_take_the_last_members_out():
     with pytest.raises(RefusalError, match=r"no instance would be left.*gpu-01, gpu-02"):
         texts(step, both, have)
     assert [down for _, down in servers(texts(step, both)[UPSTREAM])] == [True] * 4
-
-
-def serving(*models: tuple[str, ...], balancer_of_its_own: bool = True) -> Inventory:
-    """Return an inventory with a gpu host whose instances serve the models."""
-    gpu = host("gpu-01", "gpu", address="10.0.0.11", count=len(models))
-    instances = tuple(dataclasses.replace(one, models=names) for one, names in zip(gpu.instances, models, strict=True))
-    hosts = (dataclasses.replace(gpu, instances=instances), host("lb-01", "balancer", address="10.0.0.5"))
-    return Inventory(path="x", hosts=hosts[: 1 + balancer_of_its_own])
-
-
-@pytest.mark.parametrize(
-    ("models", "scattered"),
-    [
-        ((("a",), ("a",)), {}),
-        ((("a",), ("a:latest",)), {}),
-        ((("a", "b"), ("b", "a")), {}),
-        (((), ()), {}),
-        ((("a",), ("b",)), {"a:latest": "1 of 2 instances", "b:latest": "1 of 2 instances"}),
-        ((("a",), ()), {"a:latest": "1 of 2 instances"}),
-        ((("a", "b"), ("a",)), {"b:latest": "1 of 2 instances"}),
-    ],
-    ids=["the same", "a tag written out", "another order", "none", "others", "one has none", "one has more"],
-)
-def test_models_that_some_instances_lack_are_a_warning_and_a_failed_check(
-    models: tuple[tuple[str, ...], ...], scattered: dict[str, str]
-) -> None:
-    inventory = serving(*models)
-    warned = [text for one in inventory.hosts for text in balancer.warnings(one, inventory)]
-    assert len(warned) == bool(scattered)
-    assert all(f"{model} ({share})" in warned[0] for model, share in scattered.items())
-    (check,) = balancer_checks.models(config(inventory).scattered)
-    assert (check.passed, check.got) == (not scattered, scattered)
-
-
-def test_the_streamed_proof_asks_for_a_model_of_all_instances_in_any_spelling() -> None:
-    assert config(serving(("a", "b"), ("b:latest",))).model == "b"
-    assert config(serving(("a",), ("b",))).model == ""
-
-
-def test_many_models_make_one_short_warning_that_names_the_host() -> None:
-    inventory = serving(tuple(f"m:{n}" for n in range(9)), (), balancer_of_its_own=False)
-    (text,) = balancer.warnings(inventory.hosts[0], inventory)
-    assert text.startswith("gpu-01: the balancer sends")
-    assert "m:4 (1 of 2 instances) and 4 more. " in text
-
-
-def test_loading_an_inventory_warns_of_models_that_some_instances_lack(tmp_path: Path) -> None:
-    instances = "{gpus: [0], models: [a]}, {gpus: [1], models: [b]}"
-    path = tmp_path / "i.yaml"
-    path.write_text(
-        "all: {vars: {nginx: {accept_known_vulnerabilities: true}}}\n"
-        f"gpu: {{hosts: {{gpu-01: {{ollama: {{instances: [{instances}]}}}}}}}}\n"
-    )
-    (text,) = (one for one in role_interface.load(str(path)).warnings if "404" in one)
-    assert text.startswith("gpu-01: the balancer sends a request to any of its instances, whatever model it asks for")
-    assert "not every instance has a:latest (1 of 2 instances), b:latest (1 of 2 instances). Give all of them" in text
 
 
 @pytest.mark.parametrize(("settings", "limits"), [({}, (5, 20)), ({"balancer": {"queue": 3}}, (4, 7))])

@@ -73,7 +73,8 @@ def test_no_directive_is_used_that_the_open_holes_of_old_versions_need(name: str
     for text in texts(config(fleet())).values():
         directives = parse(text)
         assert not find(directives, name)
-        assert not any(word.startswith("~") for words in _all(directives) for word in words)
+        patterns = [words for words in _all(directives) if any(word.startswith("~") for word in words)]
+        assert patterns in ([], [("location", "~", "/api/")]), "a pattern without captures, and no other"
 
 
 def _all(directives: tuple[Directive, ...]) -> list[tuple[str, ...]]:

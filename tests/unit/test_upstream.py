@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provision.plan import role_interface
+from provision.steps.base import RefusalError
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream
-from provision.steps.nginx.balancer_config import Balancing, restored
+from provision.steps.nginx.balancer_config import Balancing
+from provision.steps.nginx.past_upstream import refuse_loss, restored
+from provision.steps.nginx.pools import models_of, pools_of
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream
 from tests.unit.nginx_config import find, parse
 
@@ -42,6 +45,25 @@ def members(draw: st.DrawFn, name: str) -> Member:
     )
 
 
+MODELS = st.sampled_from(("deepseek-r1:32b", "bge-m3:latest", "hf.co/a/b:q4_k_m"))
+
+
+@st.composite
+def several(draw: st.DrawFn) -> Upstream:
+    """Return an upstream with pools. Its members have the order of their first lines."""
+    made = draw(upstreams())
+    pools = pools_of({member.label: draw(st.lists(MODELS, unique=True)) for member in made.members})
+    by_label = {member.label: member for member in made.members}
+    counts = {name: max(1, len(models)) for name, models in models_of(pools).items()}
+    listed = {
+        name: dataclasses.replace(by_label[name], max_conns=by_label[name].max_conns and 3 * counts[name])
+        for pool in pools
+        for name in pool.labels
+    }
+    known = pools if any(pool.models for pool in pools) else ()
+    return dataclasses.replace(made, members=tuple(listed.values()), pools=known)
+
+
 @st.composite
 def upstreams(draw: st.DrawFn) -> Upstream:
     listed = tuple(draw(members(name)) for name in draw(st.lists(labels, unique=True, max_size=5)))
@@ -67,9 +89,20 @@ def written(name: str = "deployed") -> Upstream:
 # ---- the text ----------------------------------------------------------------------------------------------------
 
 
-@given(upstreams())
+@given(upstreams() | several())
 def test_the_text_holds_the_whole_upstream(made: Upstream) -> None:
     assert Upstream.parse(made.text) == made
+
+
+@given(several(), st.data())
+def test_a_mark_is_in_every_pool_of_the_member_and_changes_no_pool(made: Upstream, data: Any) -> None:
+    known = [member.label for member in made.members]
+    down = data.draw(st.lists(st.sampled_from(known), unique=True) if known else st.just([]))
+    new = Upstream.parse(made.updated(down=down).text)
+    assert new is not None
+    assert new.pools == made.pools
+    assert {line.label for block in new.blocks for line in block.members if line.down} >= set(down)
+    assert all(line.down for block in new.blocks for line in block.members if line.label in down)
 
 
 @given(upstreams())
@@ -105,7 +138,7 @@ def test_the_upstream_of_a_whole_inventory_survives_parsing(path: Path) -> None:
             found = Upstream.parse(text)
             assert found is not None
             assert found.text == text
-            assert [one.label for one in found.members] == [server.label for server in step.servers]
+            assert sorted(one.label for one in found.members) == sorted(server.label for server in step.servers)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +184,46 @@ def test_members_and_marks_of_an_incomplete_upstream_are_still_read() -> None:
     assert Upstream.parse(text) is None
     assert [name for name, one in upstream.members(text).items() if one.down] == [ONE, TWO]
     assert upstream.drained(text) == {ONE: WHY}
+
+
+# ---- pools -------------------------------------------------------------------------------------------------------
+
+LANGUAGE, EMBEDDING = "deepseek-r1:32b", "bge-m3:latest"
+
+
+def split(**served: list[str]) -> Upstream:
+    """Return an upstream of instances `a/x` and so on, each with its models and five requests at once."""
+    listed = tuple(Member(f"10.1.0.{n}", 3001, label=f"{name}/x", max_conns=5) for n, name in enumerate(served, 1))
+    pools = pools_of({f"{name}/x": models for name, models in served.items()})
+    return dataclasses.replace(written(), members=listed, pools=pools)
+
+
+def test_the_limit_of_an_instance_in_several_pools_is_divided() -> None:
+    made = split(a=[LANGUAGE, EMBEDDING], b=[EMBEDDING])
+    shares = {(block.name, line.label): line.max_conns for block in made.blocks for line in block.members}
+    assert shares == {("ollama", "a/x"): 3, ("ollama_2", "a/x"): 2, ("ollama_2", "b/x"): 5}
+    assert [member.max_conns for member in upstream.members(made.text).values()] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("upstream ollama_2 {", "upstream ollama_3 {"),
+        ("zone ollama_2 ", "zone ollama "),
+        ("; # b/x", " down; # b/x"),
+        ("10.1.0.2:3001 weight=1", "10.1.0.2:3001 weight=2"),
+    ],
+    ids=["name", "zone", "mark", "weight"],
+)
+def test_blocks_that_disagree_are_no_upstream_of_ours(old: str, new: str) -> None:
+    text = split(a=[LANGUAGE], b=[EMBEDDING, LANGUAGE]).text
+    assert Upstream.parse(text) is not None
+    assert Upstream.parse(text.replace(old, new, 1)) is None
+
+
+def test_a_member_counts_as_down_as_soon_as_a_pool_has_it_down() -> None:
+    text = split(a=[LANGUAGE], b=[EMBEDDING, LANGUAGE]).text
+    assert [one.down for one in upstream.members(text.replace("; # b/x", " down; # b/x", 1)).values()] == [False, True]
 
 
 # ---- labels ------------------------------------------------------------------------------------------------------
@@ -259,3 +332,71 @@ def test_a_rollback_restores_the_upstream_of_the_case(case: dict[str, Any]) -> N
     assert found.members == tuple(listed(case["restored"]).values())
     assert (found.method, found.max_fails, found.fail_timeout, found.keepalive) == ("random", 4, "5s", 6)
     assert found.zone == upstream.zone_for(found.members)
+
+
+def back(past: Upstream, present: Upstream, *hosts: str, declared: str = "") -> Upstream:
+    """Return the upstream that a rollback of some hosts restores."""
+    labels = {f"{name}/x" for name in declared or "abc"}
+    fleet = FleetState(addresses=dict.fromkeys(hosts, "10.7.7.7"))
+    return restored(past, upstream.members(present.text), fleet, labels, upstream.pools(present.text))
+
+
+def labels_of(made: Upstream) -> dict[str, list[str]]:
+    return {block.name: [line.label for line in block.members] for block in made.blocks}
+
+
+def test_a_rollback_restores_the_pools_of_the_past() -> None:
+    past = split(a=[LANGUAGE], b=[EMBEDDING])
+    found = back(past, split(a=[LANGUAGE], b=[LANGUAGE]), "a", "b")
+    assert labels_of(found) == {"ollama": ["a/x"], "ollama_2": ["b/x"]}
+    assert Upstream.parse(found.text) == found
+
+
+def test_an_instance_of_the_present_alone_joins_the_instances_with_its_models() -> None:
+    past = split(a=[LANGUAGE], b=[EMBEDDING])
+    found = back(past, split(a=[LANGUAGE], b=[EMBEDDING], c=[EMBEDDING]))
+    assert labels_of(found) == {"ollama": ["a/x"], "ollama_2": ["b/x", "c/x"]}
+
+
+def test_an_instance_with_models_that_the_past_had_no_route_for_is_refused() -> None:
+    """In the single upstream of the past the instance would get requests for another model."""
+    present = split(a=[LANGUAGE], c=[EMBEDDING])
+    for past in (split(a=[LANGUAGE]), dataclasses.replace(split(a=[LANGUAGE]), pools=())):
+        with pytest.raises(RefusalError, match=r"c/x serves models that the balancer of that time had no route for"):
+            back(past, present)
+
+
+def test_the_single_upstream_of_an_earlier_version_takes_every_instance() -> None:
+    past, present = (dataclasses.replace(made, pools=()) for made in (split(a=[]), split(a=[], c=[])))
+    assert labels_of(back(past, present)) == {"ollama": ["a/x", "c/x"]}
+
+
+def test_a_pool_without_members_keeps_its_block_because_the_routes_of_the_past_name_it() -> None:
+    found = back(split(a=[LANGUAGE], b=[EMBEDDING]), split(a=[LANGUAGE]))
+    assert labels_of(found) == {"ollama": ["a/x"], "ollama_2": []}
+    assert "upstream ollama_2 {" in found.text
+    assert Upstream.parse(found.text) == found
+
+
+def test_a_rollback_never_takes_the_last_serving_instance_of_a_pool() -> None:
+    present = split(a=[LANGUAGE], b=[EMBEDDING])
+    taken = FleetState(not_ready=frozenset({"b/x"}))
+    found = restored(present, upstream.members(present.text), taken, {"a/x", "b/x"}, present.pools)
+    with pytest.raises(RefusalError, match=rf"no serving instance of {EMBEDDING} would be left"):
+        refuse_loss(found, upstream.members(present.text))
+    refuse_loss(present, upstream.members(present.text))
+
+
+@given(st.dictionaries(labels, st.lists(MODELS)))
+def test_every_instance_of_a_model_is_in_its_pool_and_in_no_other(served: dict[str, list[str]]) -> None:
+    pools = pools_of(served)
+    assert {model for pool in pools for model in pool.models} == {model for names in served.values() for model in names}
+    assert len({pool.labels for pool in pools if pool.models}) == sum(bool(pool.models) for pool in pools)
+    for pool in pools:
+        for model in pool.models:
+            assert set(pool.labels) == {name for name, models in served.items() if model in models}
+    assert {name: set(models) for name, models in models_of(pools).items()} == {
+        name: set(models) for name, models in served.items()
+    }
+    idle = tuple(name for name, models in served.items() if not models)
+    assert [pool.labels for pool in pools if not pool.models] == ([idle] if idle else [])

@@ -4,6 +4,7 @@ Everything peculiar to an engine stands in the folder of its steps. Steps, roles
 fields below; `provision.steps.engines` lists all engines.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,8 +39,8 @@ class StreamProof(Protocol):
 
         Args:
             live: testinfra's host.
-            url: of the balancer, without a path.
-            model: a model that every instance serves.
+            url: of the balancer, perhaps with the path of a model.
+            model: a model that every instance with requests serves.
             serving: label -> `ADDRESS:PORT`, of the instances with requests.
         """
 
@@ -109,6 +110,24 @@ def no_speed(answer: Answer) -> Speed | None:
     return None
 
 
+def plain_error(message: str) -> str:
+    """Return an error as JSON text.
+
+    Args:
+        message: the text.
+    """
+    return json.dumps({"error": message}, separators=(",", ":"))
+
+
+def as_given(model: str) -> tuple[str, ...]:
+    """Return the only form of a name, for an engine without default tags.
+
+    Args:
+        model: a canonical name.
+    """
+    return (model,)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Engine:
     """A model server.
@@ -125,7 +144,12 @@ class Engine:
         client_paths: paths for clients of a balancer, beside the paths below /v1/.
         open_paths: client paths that answer a GET with status 200, for verify.
         refused: `METHOD PATH` of requests that a balancer must refuse, for verify.
+        lists: path that lists models -> the JSON text of a list, from names, for a balancer whose instances have
+            different models.
+        own_paths: the begin of the paths whose errors have the engine's own form; empty without such paths.
+        own_error: returns the JSON text of an error in the engine's own form.
         canonical: returns the one form of a model's name.
+        spellings: returns the forms of a canonical name that clients write, the canonical form first.
         unusable: returns why an image cannot use a card with the card's driver; empty if it can.
         readiness: makes the test of an instance.
         stream: proves that a streamed answer comes through a balancer.
@@ -144,7 +168,11 @@ class Engine:
     client_paths: tuple[str, ...]
     open_paths: tuple[str, ...]
     refused: tuple[str, ...]
+    lists: Mapping[str, Callable[[Sequence[str]], str]] = field(default_factory=dict)
+    own_paths: str = ""
+    own_error: Callable[[str], str] = plain_error
     canonical: Callable[[str], str]
+    spellings: Callable[[str], tuple[str, ...]] = as_given
     unusable: Callable[[str, Card], str]
     readiness: Readiness
     stream: StreamProof

@@ -1,6 +1,6 @@
 """The proofs that a balancer balances: asked of nginx and the instances over HTTP, from the balancer itself."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -8,6 +8,7 @@ from provision.steps.base import Check
 from provision.steps.live import asked_once
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balanced_engine import BalancedEngine
+from provision.steps.nginx.model_routes import OPENAI, PREFIX, UNKNOWN
 from provision.steps.nginx.upstream import InstanceRef, Member
 from provision.steps.nginx_paths import CONFIG
 
@@ -93,17 +94,20 @@ def _answering(live: Any, addresses: Mapping[str, str], health: str) -> Iterator
         yield Check(f"{name} answers at {address}", codes.get(address, "nothing"), "200")
 
 
-def edge(live: Any, url: str, status_port: int, engine: BalancedEngine) -> Iterator[Check]:
-    """The balancer answers, refuses closed paths, and shows its status on the loopback address.
+def edge(live: Any, url: str, status_port: int, engine: BalancedEngine, models: Sequence[str] = ()) -> Iterator[Check]:
+    """The balancer answers, refuses closed paths and unknown models, and shows its status on the loopback address.
 
     Args:
         live: testinfra's host.
         url: URL of the balancer, without a path.
         status_port: port of the status page.
         engine: the engine of the instances.
+        models: names of the served models, canonical and in lower case.
     """
+    unknown = f"POST {url}{PREFIX}{UNKNOWN}{OPENAI}chat/completions"
+    at_model = [f"GET {url}{PREFIX}{name}{engine.health}" for name in models]
     pairs = [f"GET {url}{path}" for path in engine.open_paths]
-    pairs += [f"GET http://127.0.0.1:{status_port}/stub_status"]
+    pairs += [f"GET http://127.0.0.1:{status_port}/stub_status", unknown, *at_model]
     pairs += [f"{method} {url}{path}" for method, _, path in (pair.partition(" ") for pair in engine.refused)]
     blanks = " ".join(["%s"] * len(pairs))
     statuses = live.run(f"sh -c %s sh {blanks}", EDGE, *pairs).stdout.split()
@@ -111,6 +115,10 @@ def edge(live: Any, url: str, status_port: int, engine: BalancedEngine) -> Itera
     for path in engine.open_paths:
         yield Check(f"GET {path} through the balancer", next(codes), "200")
     yield Check("stub_status on the loopback address", next(codes), "200")
+    yield Check("the path of an unknown model", next(codes), "404")
+    answers = {name: next(codes) for name in models}
+    if models:
+        yield Check("the path of every model", answers, dict.fromkeys(models, "200"))
     yield Check("refused", dict(zip(engine.refused, codes, strict=True)), dict.fromkeys(engine.refused, "403"))
 
 
@@ -121,16 +129,6 @@ def serving(live: Any) -> dict[str, str]:
         live: testinfra's host.
     """
     return {name: member.at for name, member in upstream.members(_upstream(live)).items() if not member.down}
-
-
-def models(scattered: Mapping[str, str]) -> Iterator[Check]:
-    """Every instance has every model: a request goes to any instance, whatever model the request asks for.
-
-    Args:
-        scattered: models that only some instances are to have -> how many.
-    """
-    what = "models that some instances lack (clients get 404 by chance: give all instances the same models)"
-    yield Check(what if scattered else "every instance has every model", dict(scattered), {})
 
 
 def _upstream(live: Any) -> str:

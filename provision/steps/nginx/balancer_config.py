@@ -6,17 +6,19 @@ this run did not visit keep their marks.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from provision.steps.base import Check, RefusalError, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
-from provision.steps.nginx import balancer_checks
+from provision.steps.nginx import balancer_checks, model_routes
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.generation import Files, Generation
+from provision.steps.nginx.past_upstream import is_not_ready, refuse_loss, restored
+from provision.steps.nginx.pools import Pool, models_of, pools_of
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream, is_ipv4
 
 UPSTREAM = marks.FILE
@@ -36,6 +38,7 @@ class Server:
         each: requests more for each further request that such an instance answers at once; 0 for every other instance.
         address: its address by the inventory alone, perhaps a name.
         settled: whether the instance listens at the address and nowhere else; else the address only leads to its host.
+        models: names of its models, canonical and in lower case.
     """
 
     host: str
@@ -46,6 +49,7 @@ class Server:
     address: str
     settled: bool = False
     each: int = 0
+    models: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -77,8 +81,7 @@ class Balancing(Generation):
         keepalive: idle connections that each worker keeps.
         listens: where clients reach the balancer, in words for the plan.
         url: where clients on the host itself reach the balancer, for the proofs.
-        model: a model on every instance, for the proofs; empty without a common model.
-        scattered: models of only some instances -> how many have the model.
+        spelled: model, canonical and in lower case -> the name in the inventory, for the proofs.
         fleet: the state of the fleet.
     """
 
@@ -92,8 +95,7 @@ class Balancing(Generation):
     keepalive: int
     listens: str
     url: str
-    model: str = ""
-    scattered: Mapping[str, str] = field(default_factory=dict)
+    spelled: Mapping[str, str] = field(default_factory=dict)
     fleet: FleetState = field(default_factory=FleetState, repr=False)
 
     def in_fleet(self, fleet: FleetState) -> Step:
@@ -102,12 +104,16 @@ class Balancing(Generation):
 
     @property
     def names(self) -> frozenset[str]:
-        """The files, and the upstream."""
-        return super().names | {UPSTREAM}
+        """The files, the upstream, and the routes by model."""
+        return super().names | {UPSTREAM, model_routes.FILE}
 
     def rendered(self, facts: HostFacts, have: State) -> Files:
         """The files, with the upstream of this run."""
         listed = members(self.servers, self.fleet, facts, have)
+        text = marks.text_of(have)
+        served = served_models(self.servers, self.fleet, [member.label for member in listed], marks.pools(text))
+        pools = pools_of(served)
+        listed = with_requests(listed, marks.members(text), pools, self.fleet)
         upstream = Upstream(
             name=self.engine.name,
             method=self.method,
@@ -116,22 +122,23 @@ class Balancing(Generation):
             keepalive=self.keepalive,
             zone=marks.zone_for(listed),
             members=listed,
+            pools=pools,
         )
-        return {**self.files, UPSTREAM: upstream.text.encode()}
+        routes = model_routes.text(pools, self.engine)
+        return {**self.files, UPSTREAM: upstream.text.encode(), model_routes.FILE: routes}
 
     def marked(self, files: Files, facts: HostFacts, have: State) -> Files:
-        """Past files, with an upstream of present members; see `restored`."""
+        """Past files, with an upstream of present members; see `past_upstream.restored`."""
         text = files.get(UPSTREAM, b"")
         past = Upstream.parse(text.decode(errors="replace")) if isinstance(text, bytes) else None
         if past is None:
             raise RefusalError(f"provision did not write the {UPSTREAM} of that time, so it cannot be put back")
-        present = marks.members(marks.text_of(have))
-        drains = marks.drained(marks.text_of(have)) if present else self.fleet.drained
-        upstream = restored(past, present, self.fleet, {server.label for server in self.servers}).updated(drain=drains)
-        if marks.serves(present.values()) and not marks.serves(upstream.members):
-            raise RefusalError(
-                "no serving instance would be left in the restored upstream: the upstream stays as it is"
-            )
+        now = marks.text_of(have)
+        present = marks.members(now)
+        drains = marks.drained(now) if present else self.fleet.drained
+        declared = {server.label for server in self.servers}
+        upstream = restored(past, present, self.fleet, declared, marks.pools(now)).updated(drain=drains)
+        refuse_loss(upstream, present)
         return {**files, UPSTREAM: upstream.text.encode()}
 
     def impact(self, have: State, want: State) -> str:
@@ -145,10 +152,19 @@ class Balancing(Generation):
         settled = {s.label: s.address for s in self.servers if s.settled}
         proposed = frozenset(s.label for s in self.servers if s.each)
         yield from balancer_checks.members(live, expected, self.engine, settled, proposed)
-        yield from balancer_checks.edge(live, self.url, self.status_port, self.engine)
-        yield from balancer_checks.models(self.scattered)
-        if self.model and self.servers:
-            yield from self.engine.stream(live, self.url, self.model, balancer_checks.serving(live))
+        pools = pools_of({server.label: server.models for server in self.servers})
+        yield from balancer_checks.edge(live, self.url, self.status_port, self.engine, list(self.spelled))
+        yield from self._streams(live, pools)
+
+    def _streams(self, live: Any, pools: Sequence[Pool]) -> Iterator[Check]:
+        """A streamed answer through each pool: of a single pool at the root, else at the path of a model."""
+        serving = balancer_checks.serving(live)
+        for pool in pools:
+            if pool.models:
+                name = pool.models[0]
+                url = self.url if len(pools) == 1 else f"{self.url}{model_routes.PREFIX}{name}"
+                behind = {label: at for label, at in serving.items() if label in pool.labels}
+                yield from self.engine.stream(live, url, self.spelled[name], behind)
 
 
 def members(servers: tuple[Server, ...], fleet: FleetState, facts: HostFacts, have: State) -> tuple[Member, ...]:
@@ -184,39 +200,50 @@ def members(servers: tuple[Server, ...], fleet: FleetState, facts: HostFacts, ha
     return tuple(listed)
 
 
-def restored(past: Upstream, present: Mapping[str, Member], fleet: FleetState, declared: Collection[str]) -> Upstream:
-    """The upstream that a rollback restores: settings, weights and limits of the past, members of the present.
+def served_models(
+    servers: Sequence[Server], fleet: FleetState, listed: Sequence[str], present: Sequence[Pool]
+) -> dict[str, tuple[str, ...]]:
+    """Return label -> models of the members. A host that the run did not finish serves the models of the present pools.
 
     Args:
-        past: the upstream of the past.
-        present: label -> member, of the present upstream; empty where the balancer has none.
-        fleet: the state of the fleet. The run has finished the hosts in `fleet.addresses`.
-        declared: labels of the instances that the inventory declares.
-
-    Returns:
-        the upstream, without drains. It lists the instances of both; instances of the present alone, unless this run
-        removes the instance; and instances of the past alone, if their host was restored. An instance has its present
-        place, or its past place if it gets no requests now and its host was restored. An instance is down if it is not
-        ready; and if it gets no requests now, unless it is declared and its host was restored: only then was it tested.
+        servers: every instance.
+        fleet: the state of the fleet.
+        listed: labels of all members.
+        present: the pools of the present upstream; empty where unknown.
     """
-    old = {member.label: member for member in past.members}
-    back = {name for name in {*old, *present} if InstanceRef.of(name).host in fleet.addresses}
+    declared = {server.label: server.models for server in servers}
+    known = models_of(present)
+    first = servers[0].models if servers else ()
 
-    def stays(name: str) -> bool:
-        if name not in present:
-            return name in back or not present
-        taken = name in fleet.not_ready or (present[name].down and name not in declared)
-        return name in old or name not in back or not taken
+    def models(label: str) -> tuple[str, ...]:
+        is_finished = InstanceRef.of(label).host in fleet.addresses
+        if label in known and not (label in declared and is_finished):
+            return known[label]
+        return declared.get(label, first)
 
-    def member(name: str) -> Member:
-        now = present.get(name) or dataclasses.replace(old[name], down=True)
-        was = old.get(name, now)
-        now = now.moved(was.at) if now.down and name in back and was.address != NOWHERE else now
-        down = _is_not_ready(name, fleet) or (now.down and not (name in back and name in declared))
-        return dataclasses.replace(now, weight=was.weight, max_conns=was.max_conns, down=down, drained=None)
+    return {label: models(label) for label in listed}
 
-    listed = tuple(member(name) for name in {**old, **present} if stays(name))
-    return dataclasses.replace(past, members=listed, zone=marks.zone_for(listed))
+
+def with_requests(
+    listed: Sequence[Member], present: Mapping[str, Member], pools: Sequence[Pool], fleet: FleetState
+) -> tuple[Member, ...]:
+    """Return the members, where a pool without serving members keeps the serving members of failed hosts.
+
+    The balancer may well reach a host that we did not reach, and such a host is worth more than an empty pool.
+
+    Args:
+        listed: the members of this run.
+        present: label -> member of the present upstream.
+        pools: all pools.
+        fleet: the state of the fleet.
+    """
+    up = {member.label for member in listed if not member.down}
+    kept: set[str] = set()
+    for pool in pools:
+        if up.isdisjoint(pool.labels):
+            serving = {name for name in pool.labels if name in present and not present[name].down}
+            kept |= {name for name in serving - fleet.not_ready if InstanceRef.of(name).host in fleet.failed}
+    return tuple(dataclasses.replace(each, down=False) if each.label in kept else each for each in listed)
 
 
 def _member(
@@ -235,7 +262,7 @@ def _member(
     return Member(
         address=address or NOWHERE,
         port=old.port if old and not visited else server.port,
-        down=unknown or kept or _is_not_ready(server.label, fleet) or drained is not None or not address,
+        down=unknown or kept or is_not_ready(server.label, fleet) or drained is not None or not address,
         drained=drained,
         label=server.label,
         weight=server.weight,
@@ -249,12 +276,7 @@ def _undeclared(servers: tuple[Server, ...], present: Mapping[str, Member], flee
     hosts = {server.host for server in servers} - fleet.addresses.keys()
     for name, member in present.items():
         if name not in declared and InstanceRef.of(name).host in hosts:
-            yield dataclasses.replace(member, down=member.down or _is_not_ready(name, fleet))
-
-
-def _is_not_ready(label: str, fleet: FleetState) -> bool:
-    """Whether this run has found an instance unable to serve."""
-    return InstanceRef.of(label).host in fleet.failed or label in fleet.not_ready
+            yield dataclasses.replace(member, down=member.down or is_not_ready(name, fleet))
 
 
 def _ip(text: str) -> str:

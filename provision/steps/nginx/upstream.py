@@ -1,20 +1,25 @@
 """A balancer's upstream as data: its settings and its members, each with its place, its weight and its marks.
 
-This module alone reads and writes the text of `upstream.conf`. Each instance has one line `server ADDRESS:PORT ...; #
-HOST/INSTANCE`. A drained instance has a comment of its own before the line, so that the balancer itself remembers the
-drain, whatever becomes of the instance's host.
+This module alone reads and writes the text of `upstream.conf`. The text has a block `upstream` for each pool. An
+instance has a line `server ADDRESS:PORT ...; # HOST/INSTANCE` in the block of each of its pools. A drained instance has
+a comment of its own before the line, so that the balancer itself remembers the drain, whatever becomes of the
+instance's host.
 """
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from itertools import pairwise
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from provision.render import render
 from provision.steps.base import State
+from provision.steps.nginx import pools as grouping
+from provision.steps.nginx.pools import Pool
 from provision.steps.system.file_scan import Content
 
 FILE = "upstream.conf"
@@ -27,6 +32,7 @@ _SERVER = re.compile(r"^[ \t]*server[ \t]+([^\s;]+)", re.MULTILINE)
 _DRAINED = re.compile(r"^[ \t]*# drained (\S+) since (\S+) by (\S+): ?(.*)$", re.MULTILINE)
 _METHOD = re.compile(r"^[ \t]*((?:least_conn|ip_hash|random|hash)\b[^;\n]*);$", re.MULTILINE)
 _NAME = re.compile(r"^[ \t]*upstream ([a-z][a-z0-9_]*) \{$", re.MULTILINE)
+_MODEL = re.compile(r"^[ \t]*# model: ([a-z0-9_./:-]{1,500})$", re.MULTILINE)
 _ZONE = re.compile(r"^[ \t]*zone (\S+) ([0-9]+)k;$", re.MULTILINE)
 _KEEPALIVE = re.compile(r"^[ \t]*keepalive ([0-9]+);$", re.MULTILINE)
 _NUMBER = re.compile(r" (weight|max_conns|max_fails)=([0-9]+)(?!\S)")
@@ -94,7 +100,7 @@ class Member:
         drained: the operator's drain; None without a drain. A drained instance is rendered as down.
         label: `HOST/INSTANCE`.
         weight: its share of the requests.
-        max_conns: greatest number of requests at once; 0 for no limit.
+        max_conns: greatest number of requests at once, in all pools together; 0 for no limit.
     """
 
     address: str
@@ -124,18 +130,33 @@ class Member:
         return dataclasses.replace(self, address=place[1] if reachable else self.address, port=int(place[2]))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Upstream:
-    """An upstream.
+class Block(NamedTuple):
+    """A block `upstream` of the text.
 
     Args:
-        name: name of the upstream in nginx's other files.
+        name: name of the block in nginx's other files.
+        models: names of the models, canonical and in lower case.
+        members: the instances, each with its share of the requests at once.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """The instances behind a balancer, in a block of nginx for each pool.
+
+    Args:
+        name: name of the first block; the second is `NAME_2`.
         method: the balancing method as nginx's directive, or empty for round robin.
         max_fails: failures within `fail_timeout` after which nginx leaves a member alone for as long.
         fail_timeout: duration in nginx's notation.
         keepalive: idle connections that each worker keeps.
         zone: KiB of the shared memory in which the workers count; see `zone_for`.
         members: the instances, in the order of their lines.
+        pools: the pools of the instances; empty for a single block of unknown models, as earlier versions wrote it.
     """
 
     name: str
@@ -145,33 +166,48 @@ class Upstream:
     keepalive: int
     zone: int
     members: tuple[Member, ...] = ()
+    pools: tuple[Pool, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Upstream | None":
         """Parse a text; None where provision did not write the text.
 
         Lines that provision does not write are skipped: comments, directives, parameters, and servers; see `strangers`.
-        A number that no line has is nginx's own default.
+        A number that no line has is nginx's own default. Blocks that disagree were edited: None.
         """
-        name, zone, keepalive, method = (pattern.search(text) for pattern in (_NAME, _ZONE, _KEEPALIVE, _METHOD))
-        if name is None or zone is None or zone[1] != name[1] or keepalive is None:
+        pieces = _pieces(text)
+        known = members(text)
+        names = [_name(piece) for piece in pieces]
+        settings = next((_settings(piece) for piece in pieces if members(piece) or not known), None)
+        if settings is None or names != [block_name(names[0], place) for place in range(len(names))]:
             return None
-        parameters = next((match[3] for match in _MEMBER.finditer(text)), "")
-        fail_timeout = _FAIL_TIMEOUT.search(parameters)
-        return cls(
-            name=name[1],
-            method=method[1] if method else "",
-            max_fails=_numbers(parameters).get("max_fails", 1),
-            fail_timeout=fail_timeout[1] if fail_timeout else "10s",
-            keepalive=int(keepalive[1]),
-            zone=int(zone[2]),
-            members=tuple(members(text).values()),
-        )
+        if _disagree(pieces, settings, known):
+            return None
+        return cls(name=names[0], **settings, members=tuple(known.values()), pools=pools(text))
 
     @property
     def text(self) -> str:
         """The text of `upstream.conf`."""
         return render(TEMPLATE, upstream=self, named=self._named()).decode()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of the text. Each has its share of the members' requests at once."""
+        if not self.pools:
+            return (Block(self.name, (), self.members),)
+        known = {member.label: member for member in self.members}
+        places: dict[str, int] = {}
+        counts = Counter(label for pool in self.pools for label in pool.labels)
+
+        def shared(label: str) -> Member:
+            place = places[label] = places.get(label, -1) + 1
+            limit = grouping.share(known[label].max_conns, place, counts[label])
+            return dataclasses.replace(known[label], max_conns=limit)
+
+        return tuple(
+            Block(block_name(self.name, number), pool.models, tuple(shared(name) for name in pool.labels))
+            for number, pool in enumerate(self.pools)
+        )
 
     def updated(
         self,
@@ -200,9 +236,11 @@ class Upstream:
         return dataclasses.replace(self, members=tuple(update(member) for member in self.members))
 
     def _named(self) -> list[Member]:
-        """The members with a place of their own: nginx refuses a map with two equal keys."""
-        first = {member.at: member for member in reversed(self.members) if member.address != NOWHERE}
-        return [member for member in self.members if first.get(member.at) is member]
+        """The members with a place of their own, in the order of their lines: nginx refuses a map with two equal
+        keys."""
+        lines = {member.label: member for block in self.blocks for member in block.members}
+        first = {member.at: member for member in reversed(lines.values()) if member.address != NOWHERE}
+        return [member for member in lines.values() if first.get(member.at) is member]
 
 
 def label(host: str, instance: str) -> str:
@@ -216,15 +254,37 @@ def text_of(have: State) -> str:
     return content.data.decode(errors="replace") if isinstance(content, Content) else ""
 
 
+def block_name(name: str, place: int) -> str:
+    """The name of a block.
+
+    Args:
+        name: of the first block.
+        place: of the block, from 0 on.
+    """
+    return f"{name}_{place + 1}" if place else name
+
+
 def members(text: str) -> dict[str, Member]:
-    """Label -> member, of any text: also of a text that `Upstream.parse` rejects."""
+    """Label -> member, of any text: also of a text that `Upstream.parse` rejects.
+
+    A member of several blocks is down if any of its lines is down, and has the limits of all its lines together.
+    """
     drains = {words[0]: Drained(*words) for words in _DRAINED.findall(text)}
-    lines = (match.groups() for match in _MEMBER.finditer(text))
-    return {
-        name: _member(at, port, parameters, name, drains.get(name))
-        for at, port, parameters, name in lines
-        if is_ipv4(at)
-    }
+    found: dict[str, Member] = {}
+    for at, port, parameters, name in (match.groups() for match in _MEMBER.finditer(text)):
+        if is_ipv4(at):
+            member, other = _member(at, port, parameters, name, drains.get(name)), found.get(name)
+            if other is not None:
+                together = other.max_conns + member.max_conns
+                member = dataclasses.replace(member, down=member.down or other.down, max_conns=together)
+            found[name] = member
+    return found
+
+
+def pools(text: str) -> tuple[Pool, ...]:
+    """The pools of any text; empty for a single block of unknown models."""
+    found = tuple(Pool(tuple(_MODEL.findall(piece)), tuple(members(piece))) for piece in _pieces(text))
+    return () if len(found) == 1 and not found[0].models else found
 
 
 def drained(text: str) -> dict[str, Drained]:
@@ -255,6 +315,45 @@ def is_ipv4(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _pieces(text: str) -> list[str]:
+    """The text of each block, from its first line to the next block."""
+    starts = [*(match.start() for match in _NAME.finditer(text)), len(text)]
+    return [text[start:end] for start, end in pairwise(starts)]
+
+
+def _name(piece: str) -> str:
+    found = _NAME.search(piece)
+    return found[1] if found else ""
+
+
+def _settings(piece: str) -> dict[str, Any] | None:
+    """The settings of a block; None where provision did not write the block."""
+    zone, keepalive, method = (pattern.search(piece) for pattern in (_ZONE, _KEEPALIVE, _METHOD))
+    if zone is None or zone[1] != _name(piece) or keepalive is None:
+        return None
+    parameters = next((match[3] for match in _MEMBER.finditer(piece)), "")
+    fail_timeout = _FAIL_TIMEOUT.search(parameters)
+    return {
+        "method": method[1] if method else "",
+        "max_fails": _numbers(parameters).get("max_fails", 1),
+        "fail_timeout": fail_timeout[1] if fail_timeout else "10s",
+        "keepalive": int(keepalive[1]),
+        "zone": int(zone[2]),
+    }
+
+
+def _disagree(pieces: Sequence[str], settings: Mapping[str, Any], known: Mapping[str, Member]) -> bool:
+    """Whether blocks differ in their settings, or a member in its blocks apart from the requests at once."""
+    for piece in pieces:
+        own, listed = _settings(piece), members(piece)
+        of_members = {} if listed else {name: settings[name] for name in ("max_fails", "fail_timeout")}
+        if own is None or {**own, **of_members} != settings:
+            return True
+        if any(dataclasses.replace(known[name], max_conns=line.max_conns) != line for name, line in listed.items()):
+            return True
+    return False
 
 
 def _member(address: str, port: str, parameters: str, name: str, drain: Drained | None) -> Member:

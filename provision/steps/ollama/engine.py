@@ -5,7 +5,16 @@ variables, docs/facts.md#ollama-variables.
 """
 
 from provision.steps.instance.engine import CardsLog, Engine, Loading, Variables
-from provision.steps.ollama import driver, environment, native, readiness, scripts, server_state, stream_proof
+from provision.steps.ollama import (
+    driver,
+    environment,
+    model_lists,
+    native,
+    readiness,
+    scripts,
+    server_state,
+    stream_proof,
+)
 
 OLLAMA = Engine(
     name="ollama",
@@ -27,9 +36,7 @@ OLLAMA = Engine(
         "/api/embed",
         "/api/embeddings",
         "/api/generate",
-        "/api/ps",
         "/api/show",
-        "/api/tags",
         "/api/version",
     ),
     open_paths=("/", "/api/version"),
@@ -46,7 +53,10 @@ OLLAMA = Engine(
         "POST /v1/%2e%2e/api/pull",
         "POST //api/pull",
     ),
+    lists={"/api/ps": model_lists.running, "/api/tags": model_lists.tags, "/v1/models": model_lists.openai},
+    own_paths="/api/",
     canonical=server_state.canonical,
+    spellings=model_lists.spellings,
     unusable=driver.unusable,
     readiness=readiness.command,
     stream=stream_proof.stream,

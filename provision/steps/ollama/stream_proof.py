@@ -45,8 +45,8 @@ def stream(live: Any, url: str, model: str, serving: Mapping[str, str]) -> Itera
 
     Args:
         live: testinfra's host.
-        url: of the balancer.
-        model: a model that every instance serves.
+        url: of the balancer, perhaps with the path of a model.
+        model: a model that every instance with requests serves.
         serving: label -> `ADDRESS:PORT`, of the instances with requests.
     """
     without = _without(live, model, serving)

@@ -1,0 +1,108 @@
+"""The upstream that a rollback restores: settings and pools of the past, members and marks of the present. Pure."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+
+from provision.steps.base import RefusalError
+from provision.steps.fleet_state import FleetState
+from provision.steps.nginx import upstream as marks
+from provision.steps.nginx.pools import Pool
+from provision.steps.nginx.upstream import NOWHERE, InstanceRef, Member, Upstream
+
+
+def restored(
+    past: Upstream,
+    present: Mapping[str, Member],
+    fleet: FleetState,
+    declared: Collection[str],
+    pools: Sequence[Pool] = (),
+) -> Upstream:
+    """Return the upstream that a rollback restores.
+
+    Args:
+        past: the upstream of the past.
+        present: label -> member, of the present upstream; empty where the balancer has none.
+        fleet: the state of the fleet. The run has finished the hosts in `fleet.addresses`.
+        declared: labels of the instances that the inventory declares.
+        pools: the present pools; empty for a single block of unknown models.
+
+    Returns:
+        the upstream, without drains. It lists the instances of both; instances of the present alone, unless this run
+        removes the instance; and instances of the past alone, if their host was restored. An instance has its present
+        place, or its past place if it gets no requests now and its host was restored. An instance is down if it is not
+        ready; and if it gets no requests now, unless it is declared and its host was restored: only then was it tested.
+
+    Raises:
+        RefusalError: an instance of the present alone serves models without a pool in the past.
+    """
+    old = {member.label: member for member in past.members}
+    back = {name for name in {*old, *present} if InstanceRef.of(name).host in fleet.addresses}
+
+    def stays(name: str) -> bool:
+        if name not in present:
+            return name in back or not present
+        taken = name in fleet.not_ready or (present[name].down and name not in declared)
+        return name in old or name not in back or not taken
+
+    def member(name: str) -> Member:
+        now = present.get(name) or dataclasses.replace(old[name], down=True)
+        was = old.get(name, now)
+        now = now.moved(was.at) if now.down and name in back and was.address != NOWHERE else now
+        down = is_not_ready(name, fleet) or (now.down and not (name in back and name in declared))
+        return dataclasses.replace(now, weight=was.weight, max_conns=was.max_conns, down=down, drained=None)
+
+    listed = tuple(member(name) for name in {**old, **present} if stays(name))
+    names = [each.label for each in listed]
+    return dataclasses.replace(past, members=listed, pools=_pools(past, names, pools), zone=marks.zone_for(listed))
+
+
+def refuse_loss(upstream: Upstream, present: Mapping[str, Member]) -> None:
+    """Refuse an upstream with a pool that loses its last serving member.
+
+    Args:
+        upstream: the restored upstream.
+        present: label -> member, of the present upstream.
+
+    Raises:
+        RefusalError: a pool would be left without a serving member.
+    """
+    up = {member.label for member in upstream.members if not member.down}
+    serving = {name for name, member in present.items() if not member.down}
+    for block in upstream.pools or (Pool((), tuple({*up, *serving})),):
+        if serving & set(block.labels) and up.isdisjoint(block.labels):
+            of_pool = f" of {block.models[0]}" if block.models and len(upstream.pools) > 1 else ""
+            raise RefusalError(
+                f"no serving instance{of_pool} would be left in the restored upstream: the upstream stays as it is"
+            )
+
+
+def is_not_ready(label: str, fleet: FleetState) -> bool:
+    """Return whether this run has found an instance unable to serve.
+
+    Args:
+        label: of the instance.
+        fleet: the state of the fleet.
+    """
+    return InstanceRef.of(label).host in fleet.failed or label in fleet.not_ready
+
+
+def _pools(past: Upstream, listed: Sequence[str], present: Sequence[Pool]) -> tuple[Pool, ...]:
+    """Return the pools of the past with the listed members.
+
+    An instance of the present alone joins the pool of the instances that serve the same models now. A pool without
+    members stays: the routes of the past name its block.
+    """
+    before = past.pools or (Pool((), tuple(member.label for member in past.members)),)
+    labels = [[name for name in pool.labels if name in listed] for pool in before]
+    for name in (name for name in listed if all(name not in pool.labels for pool in before)):
+        mates = {other for pool in present if name in pool.labels for other in pool.labels}
+        places = [place for place, pool in enumerate(before) if not present or mates & set(pool.labels)]
+        if not places:
+            raise RefusalError(
+                f"{name} serves models that the balancer of that time had no route for: roll back its host too,"
+                " or take the instance out of the inventory and deploy"
+            )
+        for place in places:
+            labels[place].append(name)
+    pools = tuple(Pool(pool.models, tuple(own)) for pool, own in zip(before, labels, strict=True))
+    return pools if past.pools else ()
