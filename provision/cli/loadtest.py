@@ -160,7 +160,8 @@ def _loadtest(options: LoadTestOptions) -> int:
     from provision.report.console import warn
 
     endpoint, targets = _endpoint(options)
-    load, web = _load(options, endpoint), _web(options)
+    endpoint, load = _load(options, endpoint)
+    web = _web(options)
     margin = _share(options.margin, "--margin")
     before = session.baseline(options.baseline, load) if options.baseline else None
     files.check(*filter(None, (options.html, options.csv)))
@@ -226,15 +227,18 @@ def _targets(options: LoadTestOptions, ours: "Targets") -> "Targets":
     return ours.replaced({name: value for name, value in given.items() if value is not None})
 
 
-def _load(options: LoadTestOptions, endpoint: "Endpoint") -> "Load":
+def _load(options: LoadTestOptions, endpoint: "Endpoint") -> "tuple[Endpoint, Load]":
+    """The load, and the endpoint for the model of the load."""
     from provision.loadtest import profile, target
     from provision.loadtest.drive import Load
 
     model = target.chosen_model(endpoint, options.model)
+    requests = profile.load(options.profile, model, options.max_tokens)
+    endpoint = target.of_model(endpoint, requests.model)
     length = options.duration or (STEP if options.find_capacity else DURATION)
-    return Load(
+    load = Load(
         targets=endpoint.urls,
-        profile=profile.load(options.profile, model, options.max_tokens),
+        profile=requests,
         users=options.users,
         spawn_rate=options.spawn_rate,
         seconds=seconds_of(length, "--duration", least=1),
@@ -244,6 +248,7 @@ def _load(options: LoadTestOptions, endpoint: "Endpoint") -> "Load":
         most_failures=_share(options.stop_at_failures, "--stop-at-failures"),
         key=_key(options.api_key),
     )
+    return endpoint, load
 
 
 def _web(options: LoadTestOptions) -> "Web | None":

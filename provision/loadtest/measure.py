@@ -1,6 +1,7 @@
 """Records -> figures: the results of a load test, for all requests and for each instance."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from provision.loadtest.record import Record
 
 UNNAMED = "(none)"  # no instance answered, or no answer names an instance
 OTHER = "(other)"  # an instance that the inventory does not declare
-NGINX = "ollama"  # nginx's name of the upstream itself, where nginx had no instance to send to
+NGINX = re.compile(r"ollama(?:_\d+)?")  # nginx's names of the upstreams, where nginx had no instance to send to
 POINTS = (50, 95, 99)
 STEP = 0.001  # seconds; gaps between tokens are counted in steps of this length
 QUEUED = 0.5  # seconds of waiting from which a request counts as queued; less is a busy machine or network
@@ -40,7 +41,7 @@ class Tally:
         """Count a request. After a second try the balancer names both instances; the last name is the one that
         answered."""
         name = record.instance.rpartition(",")[2].strip()
-        name = UNNAMED if name in ("", NGINX) else self.labels.get(name, name)
+        name = UNNAMED if not name or NGINX.fullmatch(name) else self.labels.get(name, name)
         name = OTHER if self.known and name not in self.known | {UNNAMED} else name
         self.gaps.setdefault(name, Counter()).update(round(gap / STEP) for gap in record.gaps)
         self.records.append(replace(record, instance=name, retried="," in record.instance, gaps=()))

@@ -9,10 +9,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from provision.errors import HostError, ProvisionError, UnreachableError, UsageError
 from provision.inventory import Host, Instance, Inventory, Secret, shared_settings
@@ -69,6 +69,7 @@ class Endpoint:
         labels: address and port of every instance -> HOST/INSTANCE.
         models: the models that every instance serves.
         members: every instance behind the balancers; empty without an inventory.
+        behind: URL of a balancer -> HOST/INSTANCE of the instances behind that balancer; empty without an inventory.
     """
 
     urls: tuple[str, ...]
@@ -76,6 +77,7 @@ class Endpoint:
     labels: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
+    behind: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def tally(self) -> Tally:
         """An empty tally that knows the endpoint's instances."""
@@ -110,11 +112,15 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
             for host, instance in members
             for address in _addresses(host)
         },
-        models=tuple(model for model in first if all(model in served for served in rest)),
+        models=tuple(model for model in first if all(_is_served(model, served) for served in rest)),
         members=tuple(
             Member(_name(host, own), own.gpus, 0 if own.parallel_auto else own.parallel, own.weight, own.models)
             for host, own in members
         ),
+        behind={
+            _url(host): frozenset(_name(each, own) for each in sources(host, inventory) for own in each.instances)
+            for host in balancers
+        },
     )
 
 
@@ -166,7 +172,40 @@ def chosen_model(endpoint: Endpoint, model: str) -> str:
     """
     if model or endpoint.models:
         return model or endpoint.models[0]
-    raise UsageError("no model is given, and no model is served by every instance", "give --model")
+    served = ", ".join(dict.fromkeys(model for member in endpoint.members for model in member.models))
+    hint = f"give --model: the instances serve {line(served, 500)}" if served else "give --model"
+    raise UsageError("no model is given, and no model is served by every instance", hint)
+
+
+def of_model(endpoint: Endpoint, model: str) -> Endpoint:
+    """The endpoint for the requests of a model: only balancers and instances with the model, and the path of the model
+    at a balancer whose instances serve different models.
+
+    Args:
+        endpoint: the balancers, and the instances behind them.
+        model: the model to ask for. Of a model outside of the inventory the endpoint stays as given; see `probe`.
+
+    Raises:
+        UsageError: the balancer has no instance with the model.
+    """
+    names = {member.name for member in endpoint.members if _is_served(model, member.models)}
+    if not names:
+        return endpoint
+    path = f"/models/{quote(_full(model).lower(), safe='/:')}"
+    urls = [url for url in endpoint.urls if not names.isdisjoint(endpoint.behind[url])]
+    if not urls:
+        raise UsageError(f"{endpoint.urls[0]} has no instance with {line(model, 200)}", "give another --model")
+    return replace(
+        endpoint,
+        urls=tuple(url if endpoint.behind[url] <= names else f"{url}{path}" for url in urls),
+        weights={name: weight for name, weight in endpoint.weights.items() if name in names},
+        members=tuple(member for member in endpoint.members if member.name in names),
+    )
+
+
+def _is_served(model: str, models: Sequence[str]) -> bool:
+    """Whether a model is among others, in any spelling."""
+    return _full(model).lower() in {_full(name).lower() for name in models}
 
 
 def probe(endpoint: Endpoint, model: str, key: Secret | None) -> Probe:
@@ -189,7 +228,7 @@ def probe(endpoint: Endpoint, model: str, key: Secret | None) -> Probe:
         versions.append(document["version"])
         simulated = simulated or SIMULATED in headers
         names = _names(_ask(url, "/api/tags", key))
-        if _full(model) not in {_full(name) for name in names}:
+        if not _is_served(model, names):
             near = difflib.get_close_matches(model, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(names)[:10]) or 'none'}"
             raise UsageError(f"{url} has no model {model}", line(hint, 500))
@@ -206,7 +245,7 @@ def _is_loaded(url: str, model: str, key: Secret | None) -> bool:
         running = _names(_ask(url, "/api/ps", key))
     except ProvisionError:
         return True
-    return _full(model) in {_full(name) for name in running}
+    return _is_served(model, running)
 
 
 def _names(answer: dict[str, Any]) -> list[str]:
