@@ -50,9 +50,11 @@ def text(pools: Sequence[Pool], engine: BalancedEngine) -> bytes:
     """Return the text of `models.conf`, which nginx reads inside the balancer's server.
 
     Args:
-        pools: the pools of the balancer, in the order of their blocks. The root belongs to the first pool.
+        pools: the pools of the balancer, in the order of their blocks. The root belongs to the first pool. A name from
+            the present text of a host may be any text, and only a plain name has a path.
         engine: the engine of the instances.
     """
+    pools = [Pool(tuple(filter(_NAME.fullmatch, pool.models)), pool.labels) for pool in pools]
     models = [model for pool in pools for model in pool.models]
     missing = (
         f"no such model here, at {PREFIX}NAME; served: {_named(models)}" if models else "no model is declared here"
@@ -77,7 +79,7 @@ def _locations(pools: Sequence[Pool], engine: BalancedEngine) -> Iterator[Locati
     for place, pool in enumerate(pools):
         block = block_name(engine.name, place)
         for model in pool.models:
-            for name in _spellings(model, engine):
+            for name in engine.spellings(model):
                 for location in _of_model(f"{PREFIX}{name}", block, pool, pools, engine):
                     found.setdefault(location.match, location)
                 closed.setdefault(f"{PREFIX}{name}/", Location(f"{PREFIX}{name}/", "", 403, (_literal(refusal),)))
@@ -94,7 +96,7 @@ def _root(pools: Sequence[Pool], engine: BalancedEngine) -> Iterator[Location]:
     for place, pool in enumerate(() if is_alike else pools):
         for model in pool.models:
             target = f"{block_name(engine.name, place)}{OPENAI}models/{model}"
-            yield from (Location(f"= {OPENAI}models/{name}", target) for name in _spellings(model, engine))
+            yield from (Location(f"= {OPENAI}models/{name}", target) for name in engine.spellings(model))
 
 
 def _of_model(base: str, block: str, pool: Pool, pools: Sequence[Pool], engine: BalancedEngine) -> Iterator[Location]:
@@ -111,11 +113,6 @@ def _of_model(base: str, block: str, pool: Pool, pools: Sequence[Pool], engine: 
 def _static(match: str, body: str) -> Location:
     parts = tuple(body[start : start + LONGEST] for start in range(0, len(body), LONGEST))
     return Location(match, "", 200, tuple(map(_literal, parts)))
-
-
-def _spellings(model: str, engine: BalancedEngine) -> tuple[str, ...]:
-    """The forms of a name. A name from the present text of a host may be any text: only plain names are paths."""
-    return tuple(name for name in engine.spellings(model) if _NAME.fullmatch(name))
 
 
 def _named(models: Sequence[str]) -> str:
