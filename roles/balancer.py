@@ -183,8 +183,8 @@ def _too_small(host: Host, inventory: Inventory) -> Iterator[Problem]:
                 yield host.problem(
                     "balancer",
                     ("queue",),
-                    f"leaves {instance.host}/{instance.name} {limit} requests at once, and its models are in"
-                    f" {count} upstreams, which nginx counts apart: each needs at least 1. Raise queue by"
+                    f"leaves {instance.host}/{instance.name} a limit of {limit}, and its models are in {count}"
+                    " upstreams, where nginx counts apart: each needs at least 1. Raise queue by"
                     f" {count - limit}, or give fewer models to the instance",
                 )
 
@@ -295,8 +295,10 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
 
 def _spelled(instances: Sequence[Instance], engine: Engine) -> dict[str, str]:
     """Return model, canonical and in lower case -> the first name in the inventory."""
-    models = [model for instance in instances for model in instance.models]
-    return {engine.canonical(model).lower(): model for model in reversed(models)}
+    spelled: dict[str, str] = {}
+    for model in (model for instance in instances for model in instance.models):
+        spelled.setdefault(engine.canonical(model).lower(), model)
+    return spelled
 
 
 def _server(host: Host, instance: Instance, settings: Settings, inventory: Inventory) -> Server:

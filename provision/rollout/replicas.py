@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from provision.inventory import Host, Instance, Inventory, topology
 from provision.steps import engines
@@ -10,7 +11,7 @@ from provision.steps.nginx.upstream import label
 
 @dataclass(frozen=True)
 class Replicas:
-    """The instances of each model. A model has its canonical name, in lower case.
+    """The instances of each model. A model has the first of its names in the inventory.
 
     Args:
         inventory: the whole inventory.
@@ -31,13 +32,13 @@ class Replicas:
             names: labels. A label that is no longer declared counts for all models of its host, because the successor
                 is not in the upstream yet.
         """
-        own = {label(host.name, instance.name): _models(instance) for instance in host.instances}
+        own = {label(host.name, instance.name): self._models(instance) for instance in host.instances}
         every = tuple(dict.fromkeys(model for models in own.values() for model in models)) or ("",)
         return {name: own.get(name, every) for name in names}
 
     def models_of(self, host: Host) -> frozenset[str]:
         """Return the models of a host; an instance without models counts for a model without a name."""
-        return frozenset(model for instance in host.instances for model in _models(instance))
+        return frozenset(model for instance in host.instances for model in self._models(instance))
 
     def stand_in(self, host: Host, other: Host, model: str) -> bool:
         """Whether two hosts serve a model behind the same balancers."""
@@ -72,13 +73,24 @@ class Replicas:
         behind = topology.balancers(host, self.inventory)
         gpu_hosts = (other for other in self.inventory.hosts if other.gpu)
         alike = (other for other in gpu_hosts if topology.balancers(other, self.inventory) == behind)
-        return sum(model in _models(instance) for other in alike for instance in other.instances)
+        return sum(model in self._models(instance) for other in alike for instance in other.instances)
+
+    def _models(self, instance: Instance) -> tuple[str, ...]:
+        """Return the models of an instance; a model without a name for an instance without models."""
+        names = (self._names.get(_canonical(instance, model), model) for model in instance.models)
+        return tuple(dict.fromkeys(names)) or ("",)
+
+    @cached_property
+    def _names(self) -> Mapping[str, str]:
+        """The first name of each model: instances may write `gemma3` and `gemma3:latest`."""
+        instances = [instance for host in self.inventory.hosts for instance in host.instances]
+        named = [(_canonical(instance, model), model) for instance in instances for model in instance.models]
+        return dict(reversed(named))
 
 
-def _models(instance: Instance) -> tuple[str, ...]:
-    """Return the models in one spelling for all instances: the engine takes a name without its tag, and in any case."""
-    canonical = engines.of(instance).canonical
-    return tuple(dict.fromkeys(canonical(model).lower() for model in instance.models)) or ("",)
+def _canonical(instance: Instance, model: str) -> str:
+    """Return the one form of a model's name: the engine takes a name without its tag, and in any case."""
+    return engines.of(instance).canonical(model).lower()
 
 
 def _place(host: Host) -> str:

@@ -240,3 +240,21 @@ def test_a_refusal_names_the_count_and_the_way_out(fleet: str, message: str) -> 
 @pytest.mark.parametrize(("labels", "text"), [(["a/1"], "a/1 is"), (["a/1", "b/1"], "a/1, b/1 are")])
 def test_the_verb_agrees_with_the_number_of_instances(labels: list[str], text: str) -> None:
     assert are_out(labels) == text
+
+
+@pytest.mark.parametrize("other", ["gemma3:latest", "Gemma3", "registry.ollama.ai/library/gemma3"])
+def test_a_model_counts_once_in_whatever_spelling_the_inventory_has_it(other: str) -> None:
+    """Ollama takes a name without its tag and in any case; one of the two would look like the last of its model."""
+    made = budget(f"a: gemma3, b: {other}", "50%")
+    host = hosts_of(made)["a"]
+    assert (made.replicas.count(host, "gemma3"), made.allowed(host, "gemma3")) == (2, 1)
+    assert made.replicas.serving("gemma3", ["a/ollama1", "b/ollama1"]) == {"a/ollama1", "b/ollama1"}
+    assert not made.fits(slot(made, "a1"), out(made, "b1"))
+
+
+def test_the_budget_holds_for_each_model_and_not_for_the_fleet() -> None:
+    """An instance of one model never waits for an instance of another; an instance of both waits for both."""
+    made = budget("a: m, b: n, c: m+n")
+    assert made.fits(slot(made, "a1"), out(made, "b1"))
+    assert not made.fits(slot(made, "c1"), out(made, "b1"))
+    assert not made.fits(slot(made, "c1"), out(made, "a1"))

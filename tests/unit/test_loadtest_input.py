@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
@@ -12,8 +13,9 @@ from provision.cli import execute
 from provision.errors import ProvisionError, UsageError
 from provision.inventory import LoadTest, Secret, Targets, load
 from provision.loadtest import files, profile, target
-from provision.loadtest.measure import Tally
+from provision.loadtest.measure import UNNAMED, Tally
 from provision.loadtest.record import Record
+from provision.plan import role_interface
 
 KEY = "zq7canary-key"
 
@@ -294,3 +296,51 @@ def test_a_spreadsheet_sees_no_formula(tmp_path):
     row = (tmp_path / "r.csv").read_text().splitlines()[1]
     assert "'=cmd" in row
     assert "'@SUM(1) 2" in row
+
+
+TWO_MODELS = """
+all: {vars: {nginx: {accept_known_vulnerabilities: true}}}
+gpu:
+  hosts:
+    a: {ansible_host: 10.0.0.1, ollama: {instances: [{gpus: [0], models: [m:1b, E]}]}}
+    b: {ansible_host: 10.0.0.2, ollama: {instances: [{gpus: [0], models: [n:1b, e:latest], weight: 2}]}}
+"""
+
+
+def endpoint_of(tmp_path, text):
+    """Return the endpoint of an inventory."""
+    path = tmp_path / "i.yaml"
+    path.write_text(text)
+    inventory = role_interface.load(str(path))
+    return target.of_inventory(inventory, inventory.hosts)
+
+
+def test_a_model_of_some_instances_is_asked_for_at_its_path(tmp_path):
+    behind = endpoint_of(tmp_path, TWO_MODELS + "balancer: {hosts: {lb: {ansible_host: 10.0.0.5}}}\n")
+    assert behind.models == ("E",)
+    assert target.of_model(behind, "e") == behind, "every instance has this model, so the root has it too"
+    narrow = target.of_model(behind, "N:1B")
+    assert narrow.urls == ("http://10.0.0.5:3008/models/n:1b",)
+    assert ([one.name for one in narrow.members], narrow.weights) == (["b/ollama1"], {"b/ollama1": 2.0})
+    assert target.of_model(behind, "unknown") == behind, "the probe tells which models are there"
+
+
+def test_a_balancer_without_the_model_gets_no_load(tmp_path):
+    each = endpoint_of(tmp_path, TWO_MODELS)
+    assert target.of_model(each, "m:1b").urls == ("http://10.0.0.1:3008",)
+    other = replace(each, urls=("http://10.0.0.2:3008",))
+    with pytest.raises(UsageError, match="has no instance with m:1b"):
+        target.of_model(other, "m:1b")
+
+
+def test_without_a_common_model_the_models_are_named(tmp_path):
+    with pytest.raises(UsageError) as refused:
+        target.chosen_model(endpoint_of(tmp_path, TWO_MODELS.replace(", E]", "]").replace(", e:latest]", "]")), "")
+    assert "m:1b, n:1b" in refused.value.hint
+
+
+@pytest.mark.parametrize("name", ["ollama", "ollama_2", "ollama_17"])
+def test_a_group_without_a_free_instance_is_no_instance(name):
+    tally = Tally(known=frozenset({"a/ollama1"}))
+    tally.add(Record(1.0, "http://t", f"a/ollama1, {name}", status=503, problem="HTTP 503"))
+    assert tally.records[0].instance == UNNAMED
