@@ -10,6 +10,7 @@ from provision.errors import InventoryError
 from provision.inventory import Inventory
 from provision.plan import role_interface
 from provision.roles import balancer
+from provision.steps.base import RefusalError
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream
@@ -269,13 +270,19 @@ def restored(now: tuple[tuple[str, ...], ...], then: tuple[tuple[str, ...], ...]
 
 @pytest.mark.parametrize(
     ("now", "then"),
-    [((("a",), ("b",)), (("a",), ("a",))), ((("a",), ("a",)), (("a",), ("b",)))],
-    ids=["two sets to one", "one set to two"],
+    [((("a", "b"), ("b", "a")), (("a",), ("b",))), ((("a", "e"), ("b", "e")), (("a",), ("b",)))],
+    ids=["one set to two", "three sets to two"],
 )
-def test_a_rollback_restores_groups_and_routes(now: Any, then: Any) -> None:
+def test_a_rollback_restores_groups_and_routes_where_the_models_are_still_there(now: Any, then: Any) -> None:
+    files = restored(now, then, FleetState(READ))
     _, past = deployed(*then)
-    files = {name: file.data.decode() for name, file in past["files"].items() if name != "generation.conf"}
-    assert restored(now, then, FleetState(READ)) == files
+    assert files["models.conf"] == past["files"]["models.conf"].data.decode()
+    assert all(not down for members in groups(files[UPSTREAM]).values() for _, down in members)
+
+
+def test_a_rollback_does_not_route_to_models_that_are_gone() -> None:
+    with pytest.raises(RefusalError, match="gpu-02/ollama1: the balancer of that time had no route"):
+        restored((("a",), ("b",)), (("a",), ("a",)), FleetState(READ))
 
 
 def test_a_second_model_that_goes_leaves_no_trace() -> None:

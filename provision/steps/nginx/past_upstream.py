@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from provision.steps.base import RefusalError
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream as marks
-from provision.steps.nginx.pools import Pool
+from provision.steps.nginx.pools import Pool, models_of
 from provision.steps.nginx.upstream import NOWHERE, InstanceRef, Member, Upstream
 
 
@@ -33,7 +33,7 @@ def restored(
         ready; and if it gets no requests now, unless it is declared and its host was restored: only then was it tested.
 
     Raises:
-        RefusalError: an instance of the present alone serves models without a pool in the past.
+        RefusalError: an instance serves models without a pool in the past.
     """
     old = {member.label: member for member in past.members}
     back = {name for name in {*old, *present} if InstanceRef.of(name).host in fleet.addresses}
@@ -87,22 +87,35 @@ def is_not_ready(label: str, fleet: FleetState) -> bool:
 
 
 def _pools(past: Upstream, listed: Sequence[str], present: Sequence[Pool]) -> tuple[Pool, ...]:
-    """Return the pools of the past with the listed members.
+    """Return the pools of the past, with the listed members that serve the models now: a rollback leaves models.
 
-    An instance of the present alone joins the pool of the instances that serve the same models now. A pool without
-    members stays: the routes of the past name its block.
+    A pool without members stays, because the routes of the past name its block.
     """
-    before = past.pools or (Pool((), tuple(member.label for member in past.members)),)
-    labels = [[name for name in pool.labels if name in listed] for pool in before]
-    for name in (name for name in listed if all(name not in pool.labels for pool in before)):
-        mates = {other for pool in present if name in pool.labels for other in pool.labels}
-        places = [place for place, pool in enumerate(before) if not present or mates & set(pool.labels)]
-        if not places:
-            raise RefusalError(
-                f"{name} serves models that the balancer of that time had no route for: roll back its host too,"
-                " or take the instance out of the inventory and deploy"
-            )
-        for place in places:
-            labels[place].append(name)
-    pools = tuple(Pool(pool.models, tuple(own)) for pool, own in zip(before, labels, strict=True))
-    return pools if past.pools else ()
+    served = models_of(present)
+    if not past.pools:
+        if len(present) > 1 and not any(set(listed) <= set(pool.labels) for pool in present):
+            raise _refusal(", ".join(listed))
+        return ()
+    pools = []
+    for pool in past.pools:
+        names = [name for name in (*pool.labels, *listed) if name in listed]
+        serving = [name for name in names if _belongs(name, pool, served)]
+        pools.append(Pool(pool.models, tuple(dict.fromkeys(serving))))
+    without = [name for name in listed if all(name not in pool.labels for pool in pools)]
+    if without:
+        raise _refusal(", ".join(without))
+    return tuple(pools)
+
+
+def _belongs(name: str, pool: Pool, served: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether an instance belongs to a pool: by its present models, or without such knowledge by its past pool."""
+    if name not in served or not pool.models:
+        return name in pool.labels
+    return set(pool.models) <= set(served[name])
+
+
+def _refusal(names: str) -> RefusalError:
+    return RefusalError(
+        f"{names}: the balancer of that time had no route for the present models, and a rollback leaves models as"
+        " they are; write the models of that time into the inventory and deploy"
+    )
