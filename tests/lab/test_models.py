@@ -233,16 +233,3 @@ def test_damage_in_the_middle_of_a_blob_is_found_by_a_hash_and_mended_by_the_nex
     assert not any(fleet.changes().values())
     assert fleet.provision("verify", "--deep", "--json").code == 0
     assert "No such file" in fleet.on("gpu-01", "sh", "-c", "ls /var/lib/provision/damaged 2>&1 || :")
-
-
-@pytest.mark.matrix
-def test_models_that_differ_are_warned_of_and_fail_the_verification(scratch):
-    instance = scratch.hosts("gpu")["gpu-01"]["ollama"]["instances"][0]
-    instance["models"] = [EMBEDDING]
-    warned = [text for text in scratch.plan("--json").doc["warnings"] if "404" in text]
-    assert len(warned) == 1
-    assert f"{MODEL} (3 of 4 instances), {EMBEDDING}:latest (1 of 4 instances)" in warned[0]
-    scratch.deploy()
-    verified = scratch.provision("verify", "--json")
-    assert verified.code != 0, verified
-    assert "models that some instances lack" in verified.out

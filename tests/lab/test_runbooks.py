@@ -228,6 +228,14 @@ def nothing_came(operator: Operator) -> None:
         operator.fleet.on("gpu-02", "sh", "-euc", SAME, "sh", instance, NATIVE, f"{FOLDERS}/{instance}")
 
 
+def another_model(operator: Operator) -> None:
+    operator.fleet.hosts("gpu")["gpu-02"]["ollama"]["models"] = ["llama3.1:8b"]
+
+
+def one_model(operator: Operator) -> None:
+    del operator.fleet.hosts("gpu")["gpu-02"]["ollama"]["models"]
+
+
 def as_it_was(operator: Operator) -> None:
     operator.fleet.data = copy.deepcopy(operator.declared)
 
@@ -269,6 +277,8 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "models of a native server on gpu-02, and ollama.storage for the host": models_of_its_own,
     "the copy that doctor names": copied,
     "each instance has the model, and no byte came": nothing_came,
+    "another model on gpu-02 in the inventory": another_model,
+    "one model in the inventory again": one_model,
     "the inventory as it was": as_it_was,
     "patches of nginx in the inventory": patched,
     "somebody's run on gpu-01, which will soon be over": soon_over,
