@@ -34,7 +34,7 @@ from provision.steps.nginx.generation import OwnedGenerations
 from provision.steps.nginx.listen import Listen
 from provision.steps.nginx.model_routes import FILE as ROUTES_FILE
 from provision.steps.nginx.model_routes import PREFIX
-from provision.steps.nginx.pools import Pool, pools_of
+from provision.steps.nginx.replica_sets import ReplicaSet, replica_sets
 from provision.steps.system.systemd import Service
 
 HASH_KEYS = {
@@ -172,9 +172,9 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
 
 
 def _too_small(host: Host, inventory: Inventory) -> Iterator[Problem]:
-    """Yield limits of requests that cannot be divided among the pools of an instance: nginx counts in each apart."""
-    settings, pools = host.of(Settings), _pools(host, inventory)
-    counts = Counter(label for pool in pools for label in pool.labels)
+    """Yield limits of requests that cannot be divided among the replica sets of an instance."""
+    settings, sets = host.of(Settings), _sets(host, inventory)
+    counts = Counter(label for replicas in sets for label in replicas.labels)
     for source in sources(host, inventory):
         for instance in source.instances:
             limit = _server(source, instance, settings, inventory).max_conns
@@ -193,13 +193,13 @@ def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
     """Yield a sentence about the root of a balancer whose instances serve different models."""
     if not is_balancing(host, inventory):
         return
-    pools = _pools(host, inventory)
-    if len(pools) < 2:
+    sets = _sets(host, inventory)
+    if len(sets) < 2:
         return
     where = "" if inventory.group("balancer") else f"{host.name}: "
-    root, others = pools[0].models, [model for pool in pools[1:] for model in pool.models]
-    counts = Counter(label for pool in pools for label in pool.labels)
-    idle = [label for pool in pools if not pool.models for label in pool.labels]
+    root, others = sets[0].models, [model for replicas in sets[1:] for model in replicas.models]
+    counts = Counter(label for replicas in sets for label in replicas.labels)
+    idle = [label for replicas in sets if not replicas.models for label in replicas.labels]
     shared = [label for label, count in counts.items() if count > 1]
     parts = [f"the root of the balancer serves {_few(root)} only"]
     parts += [f"clients reach {_few(others)} at {PREFIX}NAME/"] if others else []
@@ -214,10 +214,10 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _pools(host: Host, inventory: Inventory) -> tuple[Pool, ...]:
-    """Return the pools of a balancer, by the inventory."""
+def _sets(host: Host, inventory: Inventory) -> tuple[ReplicaSet, ...]:
+    """Return the replica sets of a balancer, by the inventory."""
     instances = [instance for source in sources(host, inventory) for instance in source.instances]
-    return pools_of({f"{own.host}/{own.name}": _served(own) for own in instances})
+    return replica_sets({f"{own.host}/{own.name}": _served(own) for own in instances})
 
 
 def _served(instance: Instance) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from provision.inventory import ModelName
 from provision.steps.nginx.model_routes import LONGEST, UNKNOWN, text
-from provision.steps.nginx.pools import Pool, pools_of
+from provision.steps.nginx.replica_sets import ReplicaSet, replica_sets
 from provision.steps.nginx.upstream import block_name
 from provision.steps.ollama import model_lists
 from provision.steps.ollama.engine import OLLAMA
@@ -21,18 +21,18 @@ from tests.unit.nginx_locations import Reply, normal, reply
 
 LANGUAGE, OTHER, EMBEDDING = "deepseek-r1:32b", "qwen2.5-coder:32b", "bge-m3:latest"
 SERVED = {"a/1": (LANGUAGE, EMBEDDING), "a/2": (OTHER, EMBEDDING), "b/1": (LANGUAGE,)}
-POOLS = pools_of(SERVED)
+SETS = replica_sets(SERVED)
 GROUPS = {LANGUAGE: "ollama", EMBEDDING: "ollama_2", OTHER: "ollama_3"}
 OPEN = {*OLLAMA.client_paths, *OLLAMA.lists}
 CONFIGURATION = st.from_regex(r"[a-z0-9_.:/-]{1,12}", fullmatch=True)
 
 
-def routes(*pools: Pool) -> tuple[Directive, ...]:
-    """Return the locations of the pools, and the closed root of the site."""
-    return (*parse(text(pools, OLLAMA).decode()), *parse("location / { return 403 closed; }"))
+def routes(*sets: ReplicaSet) -> tuple[Directive, ...]:
+    """Return the locations of the replica sets, and the closed root of the site."""
+    return (*parse(text(sets, OLLAMA).decode()), *parse("location / { return 403 closed; }"))
 
 
-ROUTES = routes(*POOLS)
+ROUTES = routes(*SETS)
 
 
 def asked(path: str, directives: tuple[Directive, ...] = ROUTES) -> Reply:
@@ -118,14 +118,14 @@ def test_the_lists_of_a_model_name_what_all_of_its_instances_serve() -> None:
 
 @pytest.mark.parametrize("path", OLLAMA.lists)
 def test_with_one_set_of_models_an_instance_answers_the_lists(path: str) -> None:
-    directives = routes(Pool((LANGUAGE, EMBEDDING), ("a/1", "a/2")))
+    directives = routes(ReplicaSet((LANGUAGE, EMBEDDING), ("a/1", "a/2")))
     assert asked(path, directives) == Reply(0, "ollama", path.encode())
     assert asked(f"/models/{EMBEDDING}{path}", directives) == Reply(0, "ollama", path.encode())
     assert asked("/v1/models/bge-m3", directives).status == 403
 
 
 def test_a_long_list_is_cut_into_parts_that_nginx_takes() -> None:
-    many = pools_of({f"h/{n}": (f"{'m' * 70}{n}:latest",) for n in range(200)})
+    many = replica_sets({f"h/{n}": (f"{'m' * 70}{n}:latest",) for n in range(200)})
     directives = routes(*many)
     assert len(json.loads(asked("/v1/models", directives).body)["data"]) == 200
     assert len(json.loads(asked("/api/tags", directives).body)["models"]) == 200
@@ -139,7 +139,7 @@ def _words(directive: Directive) -> list[str]:
 
 
 def test_without_models_in_the_inventory_no_path_of_a_model_is_open() -> None:
-    directives = routes(Pool((), ("a/1",)))
+    directives = routes(ReplicaSet((), ("a/1",)))
     assert "no model is declared here" in asked("/models/x/v1/models", directives).body
     assert asked("/api/tags", directives) == Reply(0, "ollama", b"/api/tags")
 
@@ -166,12 +166,12 @@ NAMES = st.lists(ONE.filter(valid), min_size=1, max_size=5)
 def test_every_accepted_name_has_a_path_of_its_own_and_no_path_is_there_twice(names: list[str]) -> None:
     """nginx refuses a configuration with two equal locations."""
     served = {f"h/{n}": (OLLAMA.canonical(name).lower(),) for n, name in enumerate(names)}
-    pools = pools_of(served)
-    directives = routes(*pools)
+    sets = replica_sets(served)
+    directives = routes(*sets)
     matches = [one.words for one in directives if one.words[0] == "location"]
     assert len(set(matches)) == len(matches)
-    for place, pool in enumerate(pools):
-        for model in pool.models:
+    for place, replicas in enumerate(sets):
+        for model in replicas.models:
             for path in ("/v1/chat/completions", "/api/chat", "/"):
                 found = asked(f"/models/{model}{path}", directives)
                 assert found == Reply(0, block_name("ollama", place), path.encode())
@@ -220,7 +220,7 @@ def test_no_path_reaches_a_closed_path_or_the_instances_of_another_model(path: s
 @given(st.lists(st.text(max_size=12) | CONFIGURATION, max_size=5))
 def test_no_text_of_a_host_breaks_out_of_the_configuration(names: list[str]) -> None:
     """The models of a host that a run did not visit come from a file on the balancer."""
-    directives = routes(*(Pool((name,), ("a/1",)) for name in names))
+    directives = routes(*(ReplicaSet((name,), ("a/1",)) for name in names))
     assert {one.words[0] for one in directives} == {"location"}
     assert {one.words[0] for location in directives for one in location.block or ()} <= {
         *("proxy_pass", "return", "set", "location")

@@ -1,4 +1,4 @@
-"""A balancer in front of instances with different models: its pools, its refusals, and what plan says."""
+"""A balancer in front of instances with different models: its replica sets, its refusals, and what plan says."""
 
 import dataclasses
 from pathlib import Path

@@ -16,7 +16,7 @@ from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.nginx.past_upstream import refuse_loss, restored
-from provision.steps.nginx.pools import models_of, pools_of
+from provision.steps.nginx.replica_sets import models_of, replica_sets
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream
 from tests.unit.nginx_config import find, parse
 
@@ -50,18 +50,18 @@ MODELS = st.sampled_from(("deepseek-r1:32b", "bge-m3:latest", "hf.co/a/b:q4_k_m"
 
 @st.composite
 def several(draw: st.DrawFn) -> Upstream:
-    """Return an upstream with pools. Its members have the order of their first lines."""
+    """Return an upstream with replica sets. Its members have the order of their first lines."""
     made = draw(upstreams())
-    pools = pools_of({member.label: draw(st.lists(MODELS, unique=True)) for member in made.members})
+    sets = replica_sets({member.label: draw(st.lists(MODELS, unique=True)) for member in made.members})
     by_label = {member.label: member for member in made.members}
-    counts = {name: max(1, len(models)) for name, models in models_of(pools).items()}
+    counts = {name: max(1, len(models)) for name, models in models_of(sets).items()}
     listed = {
         name: dataclasses.replace(by_label[name], max_conns=by_label[name].max_conns and 3 * counts[name])
-        for pool in pools
-        for name in pool.labels
+        for replicas in sets
+        for name in replicas.labels
     }
-    known = pools if any(pool.models for pool in pools) else ()
-    return dataclasses.replace(made, members=tuple(listed.values()), pools=known)
+    known = sets if any(replicas.models for replicas in sets) else ()
+    return dataclasses.replace(made, members=tuple(listed.values()), sets=known)
 
 
 @st.composite
@@ -95,12 +95,12 @@ def test_the_text_holds_the_whole_upstream(made: Upstream) -> None:
 
 
 @given(several(), st.data())
-def test_a_mark_is_in_every_pool_of_the_member_and_changes_no_pool(made: Upstream, data: Any) -> None:
+def test_a_mark_is_in_every_replica_set_of_the_member_and_changes_no_set(made: Upstream, data: Any) -> None:
     known = [member.label for member in made.members]
     down = data.draw(st.lists(st.sampled_from(known), unique=True) if known else st.just([]))
     new = Upstream.parse(made.updated(down=down).text)
     assert new is not None
-    assert new.pools == made.pools
+    assert new.sets == made.sets
     assert {line.label for block in new.blocks for line in block.members if line.down} >= set(down)
     assert all(line.down for block in new.blocks for line in block.members if line.label in down)
 
@@ -186,7 +186,7 @@ def test_members_and_marks_of_an_incomplete_upstream_are_still_read() -> None:
     assert upstream.drained(text) == {ONE: WHY}
 
 
-# ---- pools -------------------------------------------------------------------------------------------------------
+# ---- sets -------------------------------------------------------------------------------------------------------
 
 LANGUAGE, EMBEDDING = "deepseek-r1:32b", "bge-m3:latest"
 
@@ -194,8 +194,8 @@ LANGUAGE, EMBEDDING = "deepseek-r1:32b", "bge-m3:latest"
 def split(**served: list[str]) -> Upstream:
     """Return an upstream of instances `a/x` and so on, each with its models and five requests at once."""
     listed = tuple(Member(f"10.1.0.{n}", 3001, label=f"{name}/x", max_conns=5) for n, name in enumerate(served, 1))
-    pools = pools_of({f"{name}/x": models for name, models in served.items()})
-    return dataclasses.replace(written(), members=listed, pools=pools)
+    sets = replica_sets({f"{name}/x": models for name, models in served.items()})
+    return dataclasses.replace(written(), members=listed, sets=sets)
 
 
 def test_the_limit_of_an_instance_in_several_pools_is_divided() -> None:
@@ -221,7 +221,7 @@ def test_blocks_that_disagree_are_no_upstream_of_ours(old: str, new: str) -> Non
     assert Upstream.parse(text.replace(old, new, 1)) is None
 
 
-def test_a_member_counts_as_down_as_soon_as_a_pool_has_it_down() -> None:
+def test_a_member_counts_as_down_as_soon_as_a_block_has_it_down() -> None:
     text = split(a=[LANGUAGE], b=[EMBEDDING, LANGUAGE]).text
     assert [one.down for one in upstream.members(text.replace("; # b/x", " down; # b/x", 1)).values()] == [False, True]
 
@@ -338,7 +338,7 @@ def back(past: Upstream, present: Upstream, *hosts: str, declared: str = "") -> 
     """Return the upstream that a rollback of some hosts restores."""
     labels = {f"{name}/x" for name in declared or "abc"}
     fleet = FleetState(addresses=dict.fromkeys(hosts, "10.7.7.7"))
-    return restored(past, upstream.members(present.text), fleet, labels, upstream.pools(present.text))
+    return restored(past, upstream.members(present.text), fleet, labels, upstream.sets(present.text))
 
 
 def labels_of(made: Upstream) -> dict[str, list[str]]:
@@ -361,7 +361,7 @@ def test_a_rollback_leaves_models_so_an_instance_is_where_its_present_models_are
 def test_a_rollback_to_fewer_models_than_the_instances_serve_is_refused() -> None:
     """The instance would get requests for a model that it does not have any more."""
     present = split(a=[LANGUAGE], b=[EMBEDDING])
-    for past in (split(a=[LANGUAGE], b=[LANGUAGE]), dataclasses.replace(split(a=[], b=[]), pools=())):
+    for past in (split(a=[LANGUAGE], b=[LANGUAGE]), dataclasses.replace(split(a=[], b=[]), sets=())):
         with pytest.raises(RefusalError, match=r"b/x: the balancer of that time had no route for the present models"):
             back(past, present, "a", "b")
 
@@ -378,36 +378,37 @@ def test_an_instance_with_models_that_the_past_had_no_route_for_is_refused() -> 
 
 
 def test_the_single_upstream_of_an_earlier_version_takes_every_instance() -> None:
-    past, present = (dataclasses.replace(made, pools=()) for made in (split(a=[]), split(a=[], c=[])))
+    past, present = (dataclasses.replace(made, sets=()) for made in (split(a=[]), split(a=[], c=[])))
     assert labels_of(back(past, present)) == {"ollama": ["a/x", "c/x"]}
 
 
-def test_a_pool_without_members_keeps_its_block_because_the_routes_of_the_past_name_it() -> None:
+def test_a_replica_set_without_members_keeps_its_block_because_the_routes_of_the_past_name_it() -> None:
     found = back(split(a=[LANGUAGE], b=[EMBEDDING]), split(a=[LANGUAGE]))
     assert labels_of(found) == {"ollama": ["a/x"], "ollama_2": []}
     assert "upstream ollama_2 {" in found.text
     assert Upstream.parse(found.text) == found
 
 
-def test_a_rollback_never_takes_the_last_serving_instance_of_a_pool() -> None:
+def test_a_rollback_never_takes_the_last_serving_instance_of_a_model() -> None:
     present = split(a=[LANGUAGE], b=[EMBEDDING])
     taken = FleetState(not_ready=frozenset({"b/x"}))
-    found = restored(present, upstream.members(present.text), taken, {"a/x", "b/x"}, present.pools)
+    found = restored(present, upstream.members(present.text), taken, {"a/x", "b/x"}, present.sets)
     with pytest.raises(RefusalError, match=rf"no serving instance of {EMBEDDING} would be left"):
         refuse_loss(found, upstream.members(present.text))
     refuse_loss(present, upstream.members(present.text))
 
 
 @given(st.dictionaries(labels, st.lists(MODELS)))
-def test_every_instance_of_a_model_is_in_its_pool_and_in_no_other(served: dict[str, list[str]]) -> None:
-    pools = pools_of(served)
-    assert {model for pool in pools for model in pool.models} == {model for names in served.values() for model in names}
-    assert len({pool.labels for pool in pools if pool.models}) == sum(bool(pool.models) for pool in pools)
-    for pool in pools:
-        for model in pool.models:
-            assert set(pool.labels) == {name for name, models in served.items() if model in models}
-    assert {name: set(models) for name, models in models_of(pools).items()} == {
+def test_every_instance_of_a_model_is_in_its_replica_set_and_in_no_other(served: dict[str, list[str]]) -> None:
+    sets = replica_sets(served)
+    named = [replicas for replicas in sets if replicas.models]
+    assert {model for replicas in named for model in replicas.models} == set().union(*served.values())
+    assert len({replicas.labels for replicas in named}) == len(named)
+    for replicas in sets:
+        for model in replicas.models:
+            assert set(replicas.labels) == {name for name, models in served.items() if model in models}
+    assert {name: set(models) for name, models in models_of(sets).items()} == {
         name: set(models) for name, models in served.items()
     }
     idle = tuple(name for name, models in served.items() if not models)
-    assert [pool.labels for pool in pools if not pool.models] == ([idle] if idle else [])
+    assert [replicas.labels for replicas in sets if not replicas.models] == ([idle] if idle else [])

@@ -18,7 +18,7 @@ from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.generation import Files, Generation
 from provision.steps.nginx.past_upstream import is_not_ready, refuse_loss, restored
-from provision.steps.nginx.pools import Pool, models_of, pools_of
+from provision.steps.nginx.replica_sets import ReplicaSet, models_of, replica_sets
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream, is_ipv4
 
 UPSTREAM = marks.FILE
@@ -111,9 +111,9 @@ class Balancing(Generation):
         """The files, with the upstream of this run."""
         listed = members(self.servers, self.fleet, facts, have)
         text = marks.text_of(have)
-        served = served_models(self.servers, self.fleet, [member.label for member in listed], marks.pools(text))
-        pools = pools_of(served)
-        listed = with_requests(listed, marks.members(text), pools, self.fleet)
+        served = served_models(self.servers, self.fleet, [member.label for member in listed], marks.sets(text))
+        sets = replica_sets(served)
+        listed = with_requests(listed, marks.members(text), sets, self.fleet)
         upstream = Upstream(
             name=self.engine.name,
             method=self.method,
@@ -122,9 +122,9 @@ class Balancing(Generation):
             keepalive=self.keepalive,
             zone=marks.zone_for(listed),
             members=listed,
-            pools=pools,
+            sets=sets,
         )
-        routes = model_routes.text(pools, self.engine)
+        routes = model_routes.text(sets, self.engine)
         return {**self.files, UPSTREAM: upstream.text.encode(), model_routes.FILE: routes}
 
     def marked(self, files: Files, facts: HostFacts, have: State) -> Files:
@@ -137,7 +137,7 @@ class Balancing(Generation):
         present = marks.members(now)
         drains = marks.drained(now) if present else self.fleet.drained
         declared = {server.label for server in self.servers}
-        upstream = restored(past, present, self.fleet, declared, marks.pools(now)).updated(drain=drains)
+        upstream = restored(past, present, self.fleet, declared, marks.sets(now)).updated(drain=drains)
         refuse_loss(upstream, present)
         return {**files, UPSTREAM: upstream.text.encode()}
 
@@ -152,18 +152,18 @@ class Balancing(Generation):
         settled = {s.label: s.address for s in self.servers if s.settled}
         proposed = frozenset(s.label for s in self.servers if s.each)
         yield from balancer_checks.members(live, expected, self.engine, settled, proposed)
-        pools = pools_of({server.label: server.models for server in self.servers})
+        sets = replica_sets({server.label: server.models for server in self.servers})
         yield from balancer_checks.edge(live, self.url, self.status_port, self.engine, list(self.spelled))
-        yield from self._streams(live, pools)
+        yield from self._streams(live, sets)
 
-    def _streams(self, live: Any, pools: Sequence[Pool]) -> Iterator[Check]:
-        """A streamed answer through each pool: of a single pool at the root, else at the path of a model."""
+    def _streams(self, live: Any, sets: Sequence[ReplicaSet]) -> Iterator[Check]:
+        """A streamed answer through each replica set: at the root for a single set, else at the path of a model."""
         serving = balancer_checks.serving(live)
-        for pool in pools:
-            if pool.models:
-                name = pool.models[0]
-                url = self.url if len(pools) == 1 else f"{self.url}{model_routes.PREFIX}{name}"
-                behind = {label: at for label, at in serving.items() if label in pool.labels}
+        for replicas in sets:
+            if replicas.models:
+                name = replicas.models[0]
+                url = self.url if len(sets) == 1 else f"{self.url}{model_routes.PREFIX}{name}"
+                behind = {label: at for label, at in serving.items() if label in replicas.labels}
                 yield from self.engine.stream(live, url, self.spelled[name], behind)
 
 
@@ -201,15 +201,17 @@ def members(servers: tuple[Server, ...], fleet: FleetState, facts: HostFacts, ha
 
 
 def served_models(
-    servers: Sequence[Server], fleet: FleetState, listed: Sequence[str], present: Sequence[Pool]
+    servers: Sequence[Server], fleet: FleetState, listed: Sequence[str], present: Sequence[ReplicaSet]
 ) -> dict[str, tuple[str, ...]]:
-    """Return label -> models of the members. A host that the run did not finish serves the models of the present pools.
+    """Return label -> models of the members.
+
+    A host that the run did not finish serves the models of the present replica sets.
 
     Args:
         servers: every instance.
         fleet: the state of the fleet.
         listed: labels of all members.
-        present: the pools of the present upstream; empty where unknown.
+        present: the replica sets of the present upstream; empty where unknown.
     """
     declared = {server.label: server.models for server in servers}
     known = models_of(present)
@@ -225,23 +227,23 @@ def served_models(
 
 
 def with_requests(
-    listed: Sequence[Member], present: Mapping[str, Member], pools: Sequence[Pool], fleet: FleetState
+    listed: Sequence[Member], present: Mapping[str, Member], sets: Sequence[ReplicaSet], fleet: FleetState
 ) -> tuple[Member, ...]:
-    """Return the members, where a pool without serving members keeps the serving members of failed hosts.
+    """Return the members, where a replica set without serving members keeps the serving members of failed hosts.
 
-    The balancer may well reach a host that we did not reach, and such a host is worth more than an empty pool.
+    The balancer may well reach a host that we did not reach, and such a host is worth more than an empty replica set.
 
     Args:
         listed: the members of this run.
         present: label -> member of the present upstream.
-        pools: all pools.
+        sets: all replica sets.
         fleet: the state of the fleet.
     """
     up = {member.label for member in listed if not member.down}
     kept: set[str] = set()
-    for pool in pools:
-        if up.isdisjoint(pool.labels):
-            serving = {name for name in pool.labels if name in present and not present[name].down}
+    for replicas in sets:
+        if up.isdisjoint(replicas.labels):
+            serving = {name for name in replicas.labels if name in present and not present[name].down}
             kept |= {name for name in serving - fleet.not_ready if InstanceRef.of(name).host in fleet.failed}
     return tuple(dataclasses.replace(each, down=False) if each.label in kept else each for each in listed)
 

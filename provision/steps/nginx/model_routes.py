@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from provision.render import render
 from provision.steps.nginx.balanced_engine import BalancedEngine
-from provision.steps.nginx.pools import Pool, are_alike, common
+from provision.steps.nginx.replica_sets import ReplicaSet, are_alike, common
 from provision.steps.nginx.upstream import block_name
 
 FILE = "models.conf"
@@ -46,22 +46,22 @@ class Location:
     parts: tuple[str, ...] = ()
 
 
-def text(pools: Sequence[Pool], engine: BalancedEngine) -> bytes:
+def text(sets: Sequence[ReplicaSet], engine: BalancedEngine) -> bytes:
     """Return the text of `models.conf`, which nginx reads inside the balancer's server.
 
     Args:
-        pools: the pools of the balancer, in the order of their blocks. The root belongs to the first pool. A name from
+        sets: the replica sets of the balancer, in the order of their blocks. The root belongs to the first. A name from
             the present text of a host may be any text, and only a plain name has a path.
         engine: the engine of the instances.
     """
-    pools = [Pool(tuple(filter(_NAME.fullmatch, pool.models)), pool.labels) for pool in pools]
-    models = [model for pool in pools for model in pool.models]
+    sets = [ReplicaSet(tuple(filter(_NAME.fullmatch, replicas.models)), replicas.labels) for replicas in sets]
+    models = [model for replicas in sets for model in replicas.models]
     missing = (
         f"no such model here, at {PREFIX}NAME; served: {_named(models)}" if models else "no model is declared here"
     )
     return render(
         TEMPLATE,
-        locations=list(_locations(pools, engine)),
+        locations=list(_locations(sets, engine)),
         prefix=PREFIX,
         own_paths=re.escape(engine.own_paths) if engine.own_paths else "",
         own=_literal(engine.own_error(missing)),
@@ -69,42 +69,44 @@ def text(pools: Sequence[Pool], engine: BalancedEngine) -> bytes:
     )
 
 
-def _locations(pools: Sequence[Pool], engine: BalancedEngine) -> Iterator[Location]:
+def _locations(sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Iterator[Location]:
     """The locations, each once: where two short forms of names meet, the earlier model has the path."""
     found: dict[str, Location] = {}
     closed: dict[str, Location] = {}
-    for location in _root(pools, engine):
+    for location in _root(sets, engine):
         found.setdefault(location.match, location)
     refusal = engine.own_error(CLOSED)
-    for place, pool in enumerate(pools):
+    for place, replicas in enumerate(sets):
         block = block_name(engine.name, place)
-        for model in pool.models:
+        for model in replicas.models:
             for name in engine.spellings(model):
-                for location in _of_model(f"{PREFIX}{name}", block, pool, pools, engine):
+                for location in _of_model(f"{PREFIX}{name}", block, replicas, sets, engine):
                     found.setdefault(location.match, location)
                 closed.setdefault(f"{PREFIX}{name}/", Location(f"{PREFIX}{name}/", "", 403, (_literal(refusal),)))
     yield from found.values()
     yield from (location for match, location in closed.items() if match not in found)
 
 
-def _root(pools: Sequence[Pool], engine: BalancedEngine) -> Iterator[Location]:
+def _root(sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Iterator[Location]:
     """The lists of the whole fleet, and the questions that name a model in their path."""
-    is_alike = len(pools) < 2
-    models = [model for pool in pools for model in pool.models]
+    is_alike = len(sets) < 2
+    models = [model for replicas in sets for model in replicas.models]
     for path, listed in engine.lists.items():
         yield Location(f"= {path}", f"{engine.name}{path}") if is_alike else _static(f"= {path}", listed(models))
-    for place, pool in enumerate(() if is_alike else pools):
-        for model in pool.models:
+    for place, replicas in enumerate(() if is_alike else sets):
+        for model in replicas.models:
             target = f"{block_name(engine.name, place)}{OPENAI}models/{model}"
             yield from (Location(f"= {OPENAI}models/{name}", target) for name in engine.spellings(model))
 
 
-def _of_model(base: str, block: str, pool: Pool, pools: Sequence[Pool], engine: BalancedEngine) -> Iterator[Location]:
+def _of_model(
+    base: str, block: str, replicas: ReplicaSet, sets: Sequence[ReplicaSet], engine: BalancedEngine
+) -> Iterator[Location]:
     """The paths of a model: those of the root, at the instances with the model."""
-    alike = are_alike(pool, pools)
+    alike = are_alike(replicas, sets)
     for path in dict.fromkeys((*engine.client_paths, *engine.lists)):
         if path in engine.lists and not alike:
-            yield _static(f"= {base}{path}", engine.lists[path](common(pool, pools)))
+            yield _static(f"= {base}{path}", engine.lists[path](common(replicas, sets)))
         else:
             yield Location(f"= {base}{path}", f"{block}{path}")
     yield Location(f"{base}{OPENAI}", f"{block}{OPENAI}")

@@ -1,4 +1,7 @@
-"""The upstream that a rollback restores: settings and pools of the past, members and marks of the present. Pure."""
+"""The upstream that a rollback restores: settings and replica sets of the past, members and marks of the present.
+
+A rollback leaves models as they are, so an instance is where its present models are. Pure.
+"""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -6,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from provision.steps.base import RefusalError
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream as marks
-from provision.steps.nginx.pools import Pool, models_of
+from provision.steps.nginx.replica_sets import ReplicaSet, models_of
 from provision.steps.nginx.upstream import NOWHERE, InstanceRef, Member, Upstream
 
 
@@ -15,7 +18,7 @@ def restored(
     present: Mapping[str, Member],
     fleet: FleetState,
     declared: Collection[str],
-    pools: Sequence[Pool] = (),
+    sets: Sequence[ReplicaSet] = (),
 ) -> Upstream:
     """Return the upstream that a rollback restores.
 
@@ -24,7 +27,7 @@ def restored(
         present: label -> member, of the present upstream; empty where the balancer has none.
         fleet: the state of the fleet. The run has finished the hosts in `fleet.addresses`.
         declared: labels of the instances that the inventory declares.
-        pools: the present pools; empty for a single block of unknown models.
+        sets: the present replica sets; empty for a single block of unknown models.
 
     Returns:
         the upstream, without drains. It lists the instances of both; instances of the present alone, unless this run
@@ -33,7 +36,7 @@ def restored(
         ready; and if it gets no requests now, unless it is declared and its host was restored: only then was it tested.
 
     Raises:
-        RefusalError: an instance serves models without a pool in the past.
+        RefusalError: an instance serves models without a replica set in the past.
     """
     old = {member.label: member for member in past.members}
     back = {name for name in {*old, *present} if InstanceRef.of(name).host in fleet.addresses}
@@ -53,26 +56,26 @@ def restored(
 
     listed = tuple(member(name) for name in {**old, **present} if stays(name))
     names = [each.label for each in listed]
-    return dataclasses.replace(past, members=listed, pools=_pools(past, names, pools), zone=marks.zone_for(listed))
+    return dataclasses.replace(past, members=listed, sets=_sets(past, names, sets), zone=marks.zone_for(listed))
 
 
 def refuse_loss(upstream: Upstream, present: Mapping[str, Member]) -> None:
-    """Refuse an upstream with a pool that loses its last serving member.
+    """Refuse an upstream with a replica set that loses its last serving member.
 
     Args:
         upstream: the restored upstream.
         present: label -> member, of the present upstream.
 
     Raises:
-        RefusalError: a pool would be left without a serving member.
+        RefusalError: a replica set would be left without a serving member.
     """
     up = {member.label for member in upstream.members if not member.down}
     serving = {name for name, member in present.items() if not member.down}
-    for block in upstream.pools or (Pool((), tuple({*up, *serving})),):
+    for block in upstream.sets or (ReplicaSet((), tuple({*up, *serving})),):
         if serving & set(block.labels) and up.isdisjoint(block.labels):
-            of_pool = f" of {block.models[0]}" if block.models and len(upstream.pools) > 1 else ""
+            of_model = f" of {block.models[0]}" if block.models and len(upstream.sets) > 1 else ""
             raise RefusalError(
-                f"no serving instance{of_pool} would be left in the restored upstream: the upstream stays as it is"
+                f"no serving instance{of_model} would be left in the restored upstream: the upstream stays as it is"
             )
 
 
@@ -86,32 +89,32 @@ def is_not_ready(label: str, fleet: FleetState) -> bool:
     return InstanceRef.of(label).host in fleet.failed or label in fleet.not_ready
 
 
-def _pools(past: Upstream, listed: Sequence[str], present: Sequence[Pool]) -> tuple[Pool, ...]:
-    """Return the pools of the past, with the listed members that serve the models now: a rollback leaves models.
+def _sets(past: Upstream, listed: Sequence[str], present: Sequence[ReplicaSet]) -> tuple[ReplicaSet, ...]:
+    """Return the replica sets of the past, with the listed members that serve their models now.
 
-    A pool without members stays, because the routes of the past name its block.
+    A replica set without members stays, because the routes of the past name its block.
     """
     served = models_of(present)
-    if not past.pools:
-        if len(present) > 1 and not any(set(listed) <= set(pool.labels) for pool in present):
+    if not past.sets:
+        if len(present) > 1 and not any(set(listed) <= set(replicas.labels) for replicas in present):
             raise _refusal(", ".join(listed))
         return ()
-    pools = []
-    for pool in past.pools:
-        names = [name for name in (*pool.labels, *listed) if name in listed]
-        serving = [name for name in names if _belongs(name, pool, served)]
-        pools.append(Pool(pool.models, tuple(dict.fromkeys(serving))))
-    without = [name for name in listed if all(name not in pool.labels for pool in pools)]
+    sets = []
+    for replicas in past.sets:
+        names = [name for name in (*replicas.labels, *listed) if name in listed]
+        serving = [name for name in names if _belongs(name, replicas, served)]
+        sets.append(ReplicaSet(replicas.models, tuple(dict.fromkeys(serving))))
+    without = [name for name in listed if all(name not in replicas.labels for replicas in sets)]
     if without:
         raise _refusal(", ".join(without))
-    return tuple(pools)
+    return tuple(sets)
 
 
-def _belongs(name: str, pool: Pool, served: Mapping[str, tuple[str, ...]]) -> bool:
-    """Whether an instance belongs to a pool: by its present models, or without such knowledge by its past pool."""
-    if name not in served or not pool.models:
-        return name in pool.labels
-    return set(pool.models) <= set(served[name])
+def _belongs(name: str, replicas: ReplicaSet, served: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether an instance belongs to a replica set: by its present models, or where these are unknown by its past."""
+    if name not in served or not replicas.models:
+        return name in replicas.labels
+    return set(replicas.models) <= set(served[name])
 
 
 def _refusal(names: str) -> RefusalError:

@@ -1,9 +1,9 @@
 """A balancer's upstream as data: its settings and its members, each with its place, its weight and its marks.
 
-This module alone reads and writes the text of `upstream.conf`. The text has a block `upstream` for each pool. An
-instance has a line `server ADDRESS:PORT ...; # HOST/INSTANCE` in the block of each of its pools. A drained instance has
-a comment of its own before the line, so that the balancer itself remembers the drain, whatever becomes of the
-instance's host.
+This module alone reads and writes the text of `upstream.conf`. The text has a block `upstream` for each replica set. An
+instance has a line `server ADDRESS:PORT ...; # HOST/INSTANCE` in the block of each of its replica sets. A drained
+instance has a comment of its own before the line, so that the balancer itself remembers the drain, whatever becomes of
+the instance's host.
 """
 
 import dataclasses
@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 from provision.render import render
 from provision.steps.base import State
-from provision.steps.nginx import pools as grouping
-from provision.steps.nginx.pools import Pool
+from provision.steps.nginx.replica_sets import ReplicaSet, share
 from provision.steps.system.file_scan import Content
 
 FILE = "upstream.conf"
@@ -100,7 +99,7 @@ class Member:
         drained: the operator's drain; None without a drain. A drained instance is rendered as down.
         label: `HOST/INSTANCE`.
         weight: its share of the requests.
-        max_conns: greatest number of requests at once, in all pools together; 0 for no limit.
+        max_conns: greatest number of requests at once, in all replica sets together; 0 for no limit.
     """
 
     address: str
@@ -146,7 +145,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Upstream:
-    """The instances behind a balancer, in a block of nginx for each pool.
+    """The instances behind a balancer, in a block of nginx for each replica set.
 
     Args:
         name: name of the first block; the second is `NAME_2`.
@@ -156,7 +155,8 @@ class Upstream:
         keepalive: idle connections that each worker keeps.
         zone: KiB of the shared memory in which the workers count; see `zone_for`.
         members: the instances, in the order of their lines.
-        pools: the pools of the instances; empty for a single block of unknown models, as earlier versions wrote it.
+        sets: the replica sets of the instances; empty for a single block of unknown models, as earlier versions wrote
+            the text.
     """
 
     name: str
@@ -166,7 +166,7 @@ class Upstream:
     keepalive: int
     zone: int
     members: tuple[Member, ...] = ()
-    pools: tuple[Pool, ...] = ()
+    sets: tuple[ReplicaSet, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Upstream | None":
@@ -183,7 +183,7 @@ class Upstream:
             return None
         if _disagree(pieces, settings, known):
             return None
-        return cls(name=names[0], **settings, members=tuple(known.values()), pools=pools(text))
+        return cls(name=names[0], **settings, members=tuple(known.values()), sets=sets(text))
 
     @property
     def text(self) -> str:
@@ -193,20 +193,20 @@ class Upstream:
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks of the text. Each has its share of the members' requests at once."""
-        if not self.pools:
+        if not self.sets:
             return (Block(self.name, (), self.members),)
         known = {member.label: member for member in self.members}
         places: dict[str, int] = {}
-        counts = Counter(label for pool in self.pools for label in pool.labels)
+        counts = Counter(label for replicas in self.sets for label in replicas.labels)
 
         def shared(label: str) -> Member:
             place = places[label] = places.get(label, -1) + 1
-            limit = grouping.share(known[label].max_conns, place, counts[label])
+            limit = share(known[label].max_conns, place, counts[label])
             return dataclasses.replace(known[label], max_conns=limit)
 
         return tuple(
-            Block(block_name(self.name, number), pool.models, tuple(shared(name) for name in pool.labels))
-            for number, pool in enumerate(self.pools)
+            Block(block_name(self.name, number), replicas.models, tuple(shared(name) for name in replicas.labels))
+            for number, replicas in enumerate(self.sets)
         )
 
     def updated(
@@ -281,9 +281,9 @@ def members(text: str) -> dict[str, Member]:
     return found
 
 
-def pools(text: str) -> tuple[Pool, ...]:
-    """The pools of any text; empty for a single block of unknown models."""
-    found = tuple(Pool(tuple(_MODEL.findall(piece)), tuple(members(piece))) for piece in _pieces(text))
+def sets(text: str) -> tuple[ReplicaSet, ...]:
+    """The replica sets of any text; empty for a single block of unknown models."""
+    found = tuple(ReplicaSet(tuple(_MODEL.findall(piece)), tuple(members(piece))) for piece in _pieces(text))
     return () if len(found) == 1 and not found[0].models else found
 
 

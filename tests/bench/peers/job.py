@@ -28,7 +28,7 @@ UNITS = (
     "/etc/systemd/system/provision-nginx.service",
     "/etc/logrotate.d/provision-nginx",
 )
-NGINX = ("/etc/provision/nginx/nginx.conf", "/etc/provision/nginx/site.conf", "/etc/provision/nginx/status.conf")
+NGINX = tuple(f"/etc/provision/nginx/{name}.conf" for name in ("nginx", "site", "models", "status"))
 DAEMON = "/etc/docker/daemon.json"
 UPSTREAM = "/etc/provision/nginx/upstream.conf"
 _FROM_DOCKER = ("docker-ce", "docker-ce-cli", "containerd.io")
