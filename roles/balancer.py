@@ -24,10 +24,12 @@ from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing, sources
 from provision.render import render
+from provision.roles.balancer_include import Include
 from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.instance import endpoint
 from provision.steps.instance.engine import Engine
+from provision.steps.nginx import includes
 from provision.steps.nginx.balancer_config import Balancing, Server
 from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation import OwnedGenerations
@@ -101,6 +103,9 @@ class Settings(Base):
     """Port on 127.0.0.1 for nginx's counters (/stub_status) and the id of its configuration (/generation)."""
     shutdown_timeout: Duration = "1h"
     """How long the streams of an old worker process may go on after a reload."""
+    include: Include = Include()
+    """Files of yours in nginx's configuration. `nginx -t` checks each file before nginx reads the file. Root alone may
+    read the files on the balancer, and plans show only that a file changed."""
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
         """Yield ports that meet, addresses given twice, durations without end."""
@@ -246,6 +251,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield Balancing(
         name="balancer",
         files=_files(settings, nginx.version, engine, tries=1 + most),
+        modes=dict.fromkeys(settings.include.files, includes.MODE),
         binary=nginx.binary,
         status_port=settings.status_port,
         servers=tuple(_server(other, instance, settings, inventory) for other, instance in members),
@@ -276,6 +282,7 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
         worker_processes=settings.worker_processes,
         worker_connections=settings.worker_connections,
         shutdown_timeout=times["shutdown_timeout"],
+        includes=settings.include.names("http"),
     )
     site = render(
         "balancer/site.conf.j2",
@@ -286,11 +293,12 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
         upstream=engine.name,
         allowed=engine.client_paths,
         routes=ROUTES_FILE,
+        includes=settings.include.names("server"),
         tries=tries,
         keepalive_min=tuple(int(part) for part in version.split(".")) >= (1, 27, 4),
     )
     status = render("balancer/status.conf.j2", status_port=settings.status_port)
-    return {"nginx.conf": main, "site.conf": site, "status.conf": status}
+    return {"nginx.conf": main, "site.conf": site, "status.conf": status, **settings.include.files}
 
 
 def _spelled(instances: Sequence[Instance], engine: Engine) -> dict[str, str]:

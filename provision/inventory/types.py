@@ -99,6 +99,10 @@ def is_clean(value: str) -> bool:
     return value.isprintable()
 
 
+def _are_lines(value: str) -> bool:
+    return bool(value.strip()) and all(is_clean(line.replace("\t", " ")) for line in value.split("\n"))
+
+
 def is_url(value: str) -> bool:
     """Return whether a text is an http or https URL without user, password, blank or quote."""
     if not _URL.fullmatch(value):
@@ -170,6 +174,7 @@ def share_of(value: str) -> float:
 
 
 Text = Annotated[str, _check("text on one line, without control characters", 4096, is_clean)]
+Lines = Annotated[str, _check("text on lines that end in \\n, without other control characters", 2**16, _are_lines)]
 Name = Annotated[
     str, _check("a name of a-z, 0-9, '_', '.' and '-' that begins with a letter or digit", 63, _NAME.fullmatch)
 ]

@@ -207,6 +207,7 @@ PLACES = {
         "roles/mirrors.py",
         "roles/nginx.py",
         "roles/balancer.py",
+        "roles/balancer_include.py",
         "templates/nginx/",
         "templates/balancer/",
     ),
