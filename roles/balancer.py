@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -24,12 +24,14 @@ from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing, sources
 from provision.render import render
+from provision.roles import balancer_tls
 from provision.roles.balancer_include import Include
+from provision.roles.balancer_tls import Tls
 from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.instance import endpoint
 from provision.steps.instance.engine import Engine
-from provision.steps.nginx import includes
+from provision.steps.nginx import includes, tls, vulnerabilities
 from provision.steps.nginx.balancer_config import Balancing, Server
 from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation import OwnedGenerations
@@ -37,7 +39,7 @@ from provision.steps.nginx.listen import Listen
 from provision.steps.nginx.model_routes import FILE as ROUTES_FILE
 from provision.steps.nginx.model_routes import PREFIX
 from provision.steps.nginx.replica_sets import ReplicaSet, replica_sets
-from provision.steps.system.systemd import Service
+from provision.steps.system.systemd import OwnedUnits, Service
 
 HASH_KEYS = {
     "session": "$http_x_session_id",
@@ -106,11 +108,15 @@ class Settings(Base):
     include: Include = Include()
     """Files of yours in nginx's configuration. `nginx -t` checks each file before nginx reads the file. Root alone may
     read the files on the balancer, and plans show only that a file changed."""
+    tls: Tls | None = None
+    """TLS for clients, who then need https://. Null: plain HTTP."""
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
         """Yield ports that meet, addresses given twice, durations without end."""
         if self.status_port == self.port:
             yield ("status_port",), "must differ from port"
+        if self.tls and self.tls.redirect_port in (self.port, self.status_port):
+            yield ("tls", "redirect_port"), "must differ from port and status_port"
         if len(set(self.listen)) < len(self.listen):
             yield ("listen",), "names an address twice"
         versions = [":" in address for address in self.listen if address in EVERYWHERE]
@@ -127,7 +133,15 @@ class Settings(Base):
     @property
     def addresses(self) -> tuple[str, ...]:
         """`ADDRESS:PORT` of every address for clients."""
-        return tuple(f"{_bracketed(address)}:{self.port}" for address in self.listen)
+        return self._at(self.port)
+
+    @property
+    def redirects(self) -> tuple[str, ...]:
+        """`ADDRESS:PORT` of every address that redirects to TLS."""
+        return self._at(self.tls.redirect_port) if self.tls and self.tls.redirect_port else ()
+
+    def _at(self, port: int) -> tuple[str, ...]:
+        return tuple(f"{_bracketed(address)}:{port}" for address in self.listen)
 
     @property
     def directive(self) -> str:
@@ -140,10 +154,10 @@ class Settings(Base):
         return self.method
 
     @property
-    def url(self) -> str:
-        """The address of the balancer for its own host."""
-        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen[0], self.listen[0])  # noqa: S104
-        return f"http://{_bracketed(local)}:{self.port}"
+    def local(self) -> str:
+        """`ADDRESS:PORT` of the balancer for its own host."""
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen[0], self.listen[0])  # noqa: S104
+        return f"{_bracketed(address)}:{self.port}"
 
 
 def _bracketed(address: str) -> str:
@@ -162,9 +176,12 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
         return
     settings = host.of(Settings)
     ports = {instance.port: instance.name for instance in host.instances}
-    for name in ("port", "status_port"):
-        if getattr(settings, name) in ports:
-            yield host.problem("balancer", (name,), f"is the port of {ports[getattr(settings, name)]} on this host")
+    own: dict[tuple[str, ...], int | None] = {("port",): settings.port, ("status_port",): settings.status_port}
+    own |= {("tls", "redirect_port"): settings.tls.redirect_port} if settings.tls else {}
+    for path, port in own.items():
+        if port in ports:
+            yield host.problem("balancer", path, f"is the port of {ports[port]} on this host")
+    yield from balancer_tls.problems(host)
     served = [engine.title for engine in engines.behind(host, inventory)]
     if len(served) > 1:
         yield host.problem(
@@ -198,6 +215,13 @@ def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
     """Yield a sentence about the root of a balancer whose instances serve different models."""
     if not is_balancing(host, inventory):
         return
+    if settings := host.of(Settings).tls:
+        yield from balancer_tls.warnings(host, settings)
+    yield from _routing(host, inventory)
+
+
+def _routing(host: Host, inventory: Inventory) -> Iterator[str]:
+    """Yield a sentence about the root of a balancer whose instances serve different models."""
     sets = _sets(host, inventory)
     if len(sets) < 2:
         return
@@ -231,6 +255,32 @@ def _served(instance: Instance) -> tuple[str, ...]:
     return tuple(dict.fromkeys(canonical(model).lower() for model in instance.models))
 
 
+def files(host: Host, inventory: Inventory, renew_within: int) -> Any:
+    """Return the certificate of a balancer with TLS, with the problems of its files."""
+    settings = host.of(Settings)
+    if settings.tls is None or not is_balancing(host, inventory):
+        return None
+    return balancer_tls.read(host, inventory.path, settings.tls, settings.listen, renew_within)
+
+
+def keep(host: Host) -> str:
+    """Write a new certificate of the authority on this machine. Returns the path, or an empty text."""
+    return balancer_tls.keep(host)
+
+
+def advice(host: Host, inventory: Inventory) -> Iterator[str]:
+    """Yield sentences about a new certificate, and about a version of TLS that is left out."""
+    settings = host.of(Settings)
+    if settings.tls and is_balancing(host, inventory):
+        nginx = shared_settings.nginx(host)
+        versions = balancer_tls.protocols(_vulnerable(nginx), patched=bool(nginx.patches))
+        yield from balancer_tls.advice(host, versions, nginx.version)
+
+
+def _vulnerable(nginx: shared_settings.NginxSettings) -> list[str]:
+    return vulnerabilities.known(nginx.version, nginx.configure_args)
+
+
 def concerns(host: Host, inventory: Inventory) -> tuple[Host, ...]:
     """Return the hosts whose instances are in the upstream."""
     return sources(host, inventory) if is_balancing(host, inventory) else ()
@@ -241,17 +291,18 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     if not is_balancing(host, inventory):
         return
     settings = host.of(Settings)
-    own = (*settings.addresses, f"127.0.0.1:{settings.status_port}")
+    own = (*settings.addresses, *settings.redirects, f"127.0.0.1:{settings.status_port}")
     nginx = shared_settings.nginx(host)
     hosts = sources(host, inventory)
     members = [(other, instance) for other in hosts for instance in other.instances]
     engine = engines.behind(host, inventory)[0]
     most = max((len(source.instances) for source in hosts), default=1)
+    secured = _tls(host, settings)
     yield Listen(name="nginx", addresses=own)
     yield Balancing(
         name="balancer",
-        files=_files(settings, nginx.version, engine, tries=1 + most),
-        modes=dict.fromkeys(settings.include.files, includes.MODE),
+        files={**_files(settings, nginx.version, engine, tries=1 + most), **(secured.files if secured else {})},
+        modes={**dict.fromkeys(settings.include.files, includes.MODE), **({tls.KEY: tls.MODE} if secured else {})},
         binary=nginx.binary,
         status_port=settings.status_port,
         servers=tuple(_server(other, instance, settings, inventory) for other, instance in members),
@@ -260,17 +311,31 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         max_fails=settings.max_fails,
         fail_timeout=milliseconds(settings.fail_timeout),
         keepalive=settings.keepalive,
-        listens=_listens(settings),
-        url=settings.url,
+        listens=_listens(settings, secured.end if secured else ""),
+        url=secured.url if secured else f"http://{settings.local}",
         spelled=_spelled([instance for _, instance in members], engine),
+        tls=secured,
     )
     yield Service(name=UNIT.removesuffix(".service"), after=(f"unit:{UNIT}",))
+    if secured:
+        yield from balancer_tls.watched()
 
 
-def _listens(settings: Settings) -> str:
-    """Return the addresses for clients, in words."""
+def _tls(host: Host, settings: Settings) -> tls.Tls | None:
+    """Return TLS as nginx gets it; None for plain HTTP."""
+    found = balancer_tls.certificate(host)
+    if settings.tls is None or found is None:
+        return None
+    nginx = shared_settings.nginx(host)
+    how = {"patched": bool(nginx.patches), "at": settings.local, "port": settings.port}
+    return balancer_tls.step(found, settings.tls, _vulnerable(nginx), **how)
+
+
+def _listens(settings: Settings, end: str) -> str:
+    """Return the addresses for clients, in words, and the end of the certificate."""
     names = {"0.0.0.0": "every IPv4 address", "::": "every IPv6 address"}  # noqa: S104 - words for the address
-    return f"{', '.join(names.get(address, address) for address in settings.listen)}, port {settings.port}"
+    secured = f" with TLS until {end}" if end else ""
+    return f"{', '.join(names.get(address, address) for address in settings.listen)}, port {settings.port}{secured}"
 
 
 def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapping[str, bytes]:
@@ -283,11 +348,13 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
         worker_connections=settings.worker_connections,
         shutdown_timeout=times["shutdown_timeout"],
         includes=settings.include.names("http"),
+        redirects=bool(settings.redirects),
     )
     site = render(
         "balancer/site.conf.j2",
         **times,
         listen=settings.addresses,
+        tls=tls.CONF if settings.tls else "",
         max_body=size_bytes(settings.max_body),
         retry_after=settings.retry_after,
         upstream=engine.name,
@@ -298,7 +365,10 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
         keepalive_min=tuple(int(part) for part in version.split(".")) >= (1, 27, 4),
     )
     status = render("balancer/status.conf.j2", status_port=settings.status_port)
-    return {"nginx.conf": main, "site.conf": site, "status.conf": status, **settings.include.files}
+    files = {"nginx.conf": main, "site.conf": site, "status.conf": status, **settings.include.files}
+    if settings.redirects:
+        files["redirect.conf"] = balancer_tls.redirect(settings.redirects, settings.port)
+    return files
 
 
 def _spelled(instances: Sequence[Instance], engine: Engine) -> dict[str, str]:
@@ -326,4 +396,4 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
     )
 
 
-OWNED: tuple[Owned, ...] = (OwnedGenerations(name="balancer"),)
+OWNED: tuple[Owned, ...] = (OwnedGenerations(name="balancer"), OwnedUnits(prefix=balancer_tls.CHECK))

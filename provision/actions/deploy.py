@@ -7,7 +7,7 @@ from functools import partial
 
 from provision.actions.exit_code import INTERRUPTED
 from provision.actions.pace import DEFAULT_PACE, Pace
-from provision.actions.plan import planned
+from provision.actions.plan import RENEW_WITHIN, planned
 from provision.actions.request import Request
 from provision.actions.results import DeployResult, Plan
 from provision.events import Listener, ignore
@@ -41,6 +41,7 @@ def deploy(
     """
     from provision.actions.resume import resumed
     from provision.actions.run_session import hosts_of, session_over_hosts
+    from provision.plan import role_interface
 
     if resume:
         request, pace = resumed(request, pace, resume)
@@ -51,6 +52,9 @@ def deploy(
         if seen.is_none or not agreed:
             code = seen.exit_code if seen.is_none else INTERRUPTED
             return DeployResult("", "deploy", request, pace, seen.inventory, seen.outcomes, code)
-    session, rollout = session_over_hosts(request, pace, listen, run_id=resume, confirmed=seen)
+    session, rollout = session_over_hosts(
+        request, pace, listen, run_id=resume, confirmed=seen, renew_within=RENEW_WITHIN
+    )
+    role_interface.keep(session.context.inventory, hosts_of(rollout), session.context.roles)
     result = partial(session.result, DeployResult)
     return session.run(rollout, rollout.deploy, hosts_of(rollout), result, tell)

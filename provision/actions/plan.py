@@ -7,6 +7,9 @@ from provision.actions.request import Request
 from provision.actions.results import Plan, accepted, advice, clocks, doubled_cards, forced
 from provision.events import Listener, ignore
 
+RENEW_WITHIN = 30
+"""Days before its end within which a deploy renews the certificate of a balancer."""
+
 
 def plan(request: Request, *, resume: str = "", listen: Listener = ignore) -> Plan:
     """Plan a deploy.
@@ -38,7 +41,7 @@ def planned(request: Request, resume: str, listen: Listener) -> Plan:
     from provision.actions.run_session import hosts_of, session_over_hosts
     from provision.runs import log
 
-    session, rollout = session_over_hosts(request, DEFAULT_PACE, listen, run_id=resume)
+    session, rollout = session_over_hosts(request, DEFAULT_PACE, listen, run_id=resume, renew_within=RENEW_WITHIN)
     outcomes = session.look(rollout, rollout.plan, hosts_of(rollout))
     dead = None if resume else log.Logs(log.default_folder()).unfinished(request.inventory)
     inventory = session.context.inventory

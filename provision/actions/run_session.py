@@ -185,6 +185,7 @@ def session_over_hosts(
     *,
     run_id: str = "",
     confirmed: Plan | None = None,
+    renew_within: int = 0,
 ) -> tuple[RunSession, Rollout]:
     """Prepare a run over the hosts that a request selects.
 
@@ -194,8 +195,9 @@ def session_over_hosts(
         listen: hears the progress.
         run_id: the id of a resumed run; empty for a new run.
         confirmed: the plan that an operator agreed to: its inventory is used, and not read again.
+        renew_within: see `role_interface.load`.
     """
-    inventory = confirmed.inventory if confirmed else role_interface.load(request.inventory, request.overrides)
+    inventory = confirmed.inventory if confirmed else _loaded(request, renew_within)
     roles = role_choice.choose(request.tags, request.skip_tags)
     hosts = selection(inventory, inventory.select(request.limit), roles)
     plans = confirmed.by_host if confirmed else {}
@@ -205,6 +207,10 @@ def session_over_hosts(
         warn_of(inventory, listen)
     counted = pace.counted(len(hosts))
     return session, Rollout(session.context, hosts, request.become_password, request.forks, counted)
+
+
+def _loaded(request: Request, renew_within: int) -> Inventory:
+    return role_interface.load(request.inventory, request.overrides, renew_within=renew_within)
 
 
 def hosts_of(rollout: Rollout) -> list[str]:

@@ -120,6 +120,8 @@ class Host:
         instances: the declared instances (filled by `role_interface`).
         undeclared: settings for instances on the host that are no longer declared (filled by `role_interface`).
         sources: role name -> the merged mapping with the place of every value, for `problem` and `show`.
+        files: role name -> what the role read from files of this machine that its settings name (filled by
+            `role_interface`).
     """
 
     name: str
@@ -130,6 +132,7 @@ class Host:
     instances: tuple[Instance, ...] = ()
     undeclared: Serving = Serving()
     sources: Mapping[str, Value] = field(default_factory=dict, repr=False, compare=False)
+    files: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, cls: type[S]) -> S:
         """Return the settings of the role with this Settings class. Raises LookupError if there is no such role."""
@@ -151,7 +154,7 @@ class Host:
 
     def secrets(self) -> tuple[Secret, ...]:
         """Return every secret that holds for this host, from any file."""
-        return tuple(secrets_in([self.settings, self.sources, self.variables, self.connection]))
+        return tuple(secrets_in([self.settings, self.sources, self.variables, self.connection, self.files]))
 
     @property
     def serving(self) -> Serving:

@@ -118,6 +118,14 @@ class NginxSettings(Protocol):
     def binary(self) -> str:
         """The path of the built program."""
 
+    @property
+    def configure_args(self) -> tuple[str, ...]:
+        """The arguments of `configure`."""
+
+    @property
+    def patches(self) -> tuple[Any, ...]:
+        """The patches of the source."""
+
 
 class BalancerSettings(Protocol):
     """The shared settings of the role `balancer`."""
@@ -129,6 +137,25 @@ class BalancerSettings(Protocol):
     @property
     def port(self) -> int:
         """The TCP port for clients."""
+
+
+class Certificate(Protocol):
+    """The certificate of a balancer, as the load of the inventory read it."""
+
+    @property
+    def trust(self) -> bytes:
+        """Certificates in PEM of the authorities that clients trust; empty for those that a machine trusts anyway."""
+
+    @property
+    def clients(self) -> bytes:
+        """Certificates in PEM of the authorities of clients; empty where clients need no certificate."""
+
+    @property
+    def name(self) -> str:
+        """A name of the certificate."""
+
+    def covers(self, name: str) -> bool:
+        """Return whether the certificate has a name or an address."""
 
 
 class EngineSettings(Protocol):
@@ -192,6 +219,12 @@ def engine(host: Host) -> EngineSettings:
 def nginx(host: Host) -> NginxSettings:
     """Return the shared settings of the role `nginx` on a host."""
     return cast(NginxSettings, host.settings["nginx"])
+
+
+def certificate(host: Host) -> Certificate | None:
+    """Return the certificate of a balancer; None for a balancer without TLS."""
+    reading = host.files.get("balancer")
+    return cast("Certificate | None", reading and reading.certificate)
 
 
 def balancer(host: Host) -> BalancerSettings:

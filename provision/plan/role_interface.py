@@ -73,6 +73,17 @@ class Role(Protocol):
         return {}
 
     @staticmethod
+    def files(host: Host, inventory: Inventory, renew_within: int) -> Any:
+        """Return what the role reads from files of this machine that its settings name; None for nothing. `Host.files`
+        has the result. Certificates that end within `renew_within` days are made anew, and not written yet."""
+        return None
+
+    @staticmethod
+    def keep(host: Host) -> str:
+        """Write what `files` made anew on this machine; return the path, or an empty text."""
+        return ""
+
+    @staticmethod
     def outside(host: Host, inventory: Inventory) -> Iterable[Outside]:
         """Return the addresses outside the site that the role asks from a host."""
         return ()
@@ -240,13 +251,15 @@ def sections() -> dict[str, type[Settings]]:
     return {**{name: role(name).Settings for name in order()}, "loadtest": inventories.LoadTest}
 
 
-def load(path: str, overrides: Sequence[str] = (), *, served: bool = True) -> Inventory:
+def load(path: str, overrides: Sequence[str] = (), *, served: bool = True, renew_within: int = 0) -> Inventory:
     """Read an inventory and validate all of it.
 
     Args:
         path: the inventory file.
         overrides: `-e` words: `role.key=value` or `@FILE`.
         served: whether every gpu host needs an instance; False for a look at hosts before anybody knows their cards.
+        renew_within: days before its end within which a certificate of our own authority is made anew (`keep` writes
+            the certificate); 0 for a look at the present certificate.
 
     Raises:
         InventoryError: with every problem of the inventory.
@@ -254,6 +267,7 @@ def load(path: str, overrides: Sequence[str] = (), *, served: bool = True) -> In
     groups = frozenset(group for name in order() for group in _value(name, "GROUPS"))
     inventory = inventories.load(path, roles=sections(), overrides=overrides, groups=groups)
     inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
+    inventory = inventory.replace([_with_files(host, inventory, renew_within) for host in inventory.hosts])
     warnings = [text for texts in _sentences("warnings", inventory).values() for text in texts]
     inventory = inventory.replace(inventory.hosts, *dict.fromkeys(warnings))
     problems = list(_fleet_problems(inventory, served=served))
@@ -275,6 +289,31 @@ def with_instances(host: Host) -> Host:
     name = next((name for name, instances in declared.items() if instances), _of_engines()[0])
     undeclared: Serving = role(name).serving(host.settings[name])
     return dataclasses.replace(host, instances=declared.get(name, ()), undeclared=undeclared)
+
+
+def _with_files(host: Host, inventory: Inventory, renew_within: int) -> Host:
+    read = {name: _value(name, "files")(host, inventory, renew_within) for name in order()}
+    found = {name: value for name, value in read.items() if value is not None}
+    return dataclasses.replace(host, files=found) if found else host
+
+
+def keep(inventory: Inventory, hosts: Collection[str], roles: Collection[str]) -> tuple[str, ...]:
+    """Write what the load of an inventory made anew, such as certificates, before hosts get the new files.
+
+    Args:
+        inventory: the loaded inventory.
+        hosts: names of the hosts of the run.
+        roles: names of the roles of the run.
+
+    Returns:
+        the paths of the new files.
+
+    Raises:
+        UsageError: a file cannot be written.
+    """
+    chosen = [host for host in inventory.hosts if host.name in hosts]
+    kept = (_value(name, "keep")(host) for name in order() if name in roles for host in chosen)
+    return tuple(path for path in kept if path)
 
 
 def _declared(host: Host) -> dict[str, tuple[Instance, ...]]:

@@ -133,7 +133,7 @@ class Edge(Live):
 
     def run(self, words: str, *arguments: str) -> "Live":
         if balancer_checks.EDGE in arguments:
-            self.asked = list(arguments[1:])
+            self.asked = list(arguments[2:])
             self.stdout = " ".join(self.status(pair) for pair in self.asked)
             return self
         return super().run(words, *arguments)
@@ -162,7 +162,7 @@ def proofs(inventory: Inventory, **statuses: str) -> tuple[dict[str, Any], list[
     """Return the failed checks of the step, the streams that the proofs ask for, and the balancer."""
     streams: list[tuple[str, str, list[str]]] = []
 
-    def stream(live: Any, url: str, model: str, serving: Any) -> Iterator[Check]:
+    def stream(live: Any, url: str, model: str, serving: Any, config: str = "") -> Iterator[Check]:
         streams.append((url, model, sorted(serving)))
         yield Check("a streamed answer", True, True)
 

@@ -34,7 +34,9 @@ class Readiness(Protocol):
 class StreamProof(Protocol):
     """Proves that a streamed answer comes through a balancer."""
 
-    def __call__(self, live: Any, url: str, model: str, serving: Mapping[str, str]) -> Iterator[Check]:
+    def __call__(
+        self, live: Any, url: str, model: str, serving: Mapping[str, str], config: str = ""
+    ) -> Iterator[Check]:
         """Yield the proofs, which load no model.
 
         Args:
@@ -42,6 +44,7 @@ class StreamProof(Protocol):
             url: of the balancer, perhaps with the path of a model.
             model: a model that every instance with requests serves.
             serving: label -> `ADDRESS:PORT`, of the instances with requests.
+            config: file on the host with options of curl for requests to the balancer; empty for none.
         """
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from provision.steps.base import Check
+from provision.steps.base import NOT_ASKED, Check
 from provision.steps.live import asked_once
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balanced_engine import BalancedEngine
@@ -22,10 +22,14 @@ path=$1; shift
 printf '%s\\n' "$@" | xargs -r -P 16 -I @ curl {ASK} --write-out '@ %{{http_code}}\\n' "http://@$path" || :
 """
 
-# METHOD URL pairs. One curl asks all pairs, and prints a status for each, in their order.
+# $1 file with options of curl for these requests, or empty; then METHOD URL pairs. One curl asks all pairs, and prints
+# a status for each, in their order.
 EDGE = f"""
+options=$1
+shift
 for pair do
-  set -- "$@" --next {ASK} --write-out '%{{http_code}}\\n' --request "${{pair%% *}}" "${{pair#* }}"
+  set -- "$@" --next ${{options:+--config "$options"}} {ASK} --write-out '%{{http_code}}\\n'
+  set -- "$@" --request "${{pair%% *}}" "${{pair#* }}"
   shift
 done
 shift
@@ -94,7 +98,9 @@ def _answering(live: Any, addresses: Mapping[str, str], health: str) -> Iterator
         yield Check(f"{name} answers at {address}", codes.get(address, "nothing"), "200")
 
 
-def edge(live: Any, url: str, status_port: int, engine: BalancedEngine, models: Sequence[str] = ()) -> Iterator[Check]:
+def edge(
+    live: Any, url: str, status_port: int, engine: BalancedEngine, models: Sequence[str] = (), config: str = ""
+) -> Iterator[Check]:
     """The balancer answers, refuses closed paths and unknown models, and shows its status on the loopback address.
 
     Args:
@@ -103,15 +109,13 @@ def edge(live: Any, url: str, status_port: int, engine: BalancedEngine, models: 
         status_port: port of the status page.
         engine: the engine of the instances.
         models: names of the served models, canonical and in lower case.
+        config: file on the host with options of curl for requests to the balancer; empty for none.
     """
-    unknown = f"POST {url}{PREFIX}{UNKNOWN}{OPENAI}chat/completions"
-    at_model = [f"GET {url}{PREFIX}{name}{engine.health}" for name in models]
-    pairs = [f"GET {url}{path}" for path in engine.open_paths]
-    pairs += [f"GET http://127.0.0.1:{status_port}/stub_status", unknown, *at_model]
-    pairs += [f"{method} {url}{path}" for method, _, path in (pair.partition(" ") for pair in engine.refused)]
-    blanks = " ".join(["%s"] * len(pairs))
-    statuses = live.run(f"sh -c %s sh {blanks}", EDGE, *pairs).stdout.split()
-    codes = iter(statuses if len(statuses) == len(pairs) else ["nothing"] * len(pairs))
+    asked = [*(f"GET {url}{path}" for path in engine.open_paths), _status(status_port)]
+    asked += [f"POST {url}{PREFIX}{UNKNOWN}{OPENAI}chat/completions"]
+    asked += [f"GET {url}{PREFIX}{name}{engine.health}" for name in models]
+    asked += [f"{method} {url}{path}" for method, _, path in (pair.partition(" ") for pair in engine.refused)]
+    codes = iter(_statuses(live, asked, config))
     for path in engine.open_paths:
         yield Check(f"GET {path} through the balancer", next(codes), "200")
     yield Check("stub_status on the loopback address", next(codes), "200")
@@ -120,6 +124,48 @@ def edge(live: Any, url: str, status_port: int, engine: BalancedEngine, models: 
     if models:
         yield Check("the path of every model", answers, dict.fromkeys(models, "200"))
     yield Check("refused", dict(zip(engine.refused, codes, strict=True)), dict.fromkeys(engine.refused, "403"))
+
+
+def without_certificate(live: Any, url: str, status_port: int, config: str) -> Iterator[Check]:
+    """A balancer that asks clients for a certificate refuses a client without one. Verify has none itself.
+
+    Args:
+        live: testinfra's host.
+        url: URL of the balancer, without a path.
+        status_port: port of the status page.
+        config: see `edge`.
+    """
+    refused, status = _statuses(live, [f"GET {url}/", _status(status_port)], config)
+    yield Check("refused without a client certificate", refused, "400")
+    yield Check("stub_status on the loopback address", status, "200")
+    why = "balancer.tls.client_ca admits clients with a certificate, and verify has none"
+    yield Check(f"{NOT_ASKED}paths and a streamed answer through the balancer: {why}", True, True)
+
+
+def in_clear(live: Any, at: str, redirect_port: int) -> Iterator[Check]:
+    """A balancer with TLS answers no request in clear, and redirects on the port for that.
+
+    Args:
+        live: testinfra's host.
+        at: `ADDRESS:PORT` where the host reaches its balancer.
+        redirect_port: port of the redirect; 0 for none.
+    """
+    redirect = [f"GET http://{at.rpartition(':')[0]}:{redirect_port}/"] if redirect_port else []
+    plain, *redirected = _statuses(live, [f"GET http://{at}/", *redirect], "")
+    yield Check("refused without TLS", plain, "400")
+    for code in redirected:
+        yield Check(f"redirected to TLS from port {redirect_port}", code, "308")
+
+
+def _status(port: int) -> str:
+    return f"GET http://127.0.0.1:{port}/stub_status"
+
+
+def _statuses(live: Any, asked: list[str], config: str) -> list[str]:
+    """The status of each answer, or `nothing` for all."""
+    blanks = " ".join(["%s"] * len(asked))
+    statuses: list[str] = live.run(f"sh -c %s sh %s {blanks}", EDGE, config, *asked).stdout.split()
+    return statuses if len(statuses) == len(asked) else ["nothing"] * len(asked)
 
 
 def serving(live: Any) -> dict[str, str]:

@@ -13,13 +13,15 @@ from typing import Any, ClassVar
 from provision.steps.base import Check, RefusalError, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
-from provision.steps.nginx import balancer_checks, model_routes
+from provision.steps.nginx import balancer_checks, model_routes, tls
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.generation import Files, Generation
 from provision.steps.nginx.past_upstream import is_not_ready, refuse_loss, restored
 from provision.steps.nginx.replica_sets import ReplicaSet, models_of, replica_sets
+from provision.steps.nginx.tls import Tls
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream, is_ipv4
+from provision.steps.nginx_paths import CONFIG
 
 UPSTREAM = marks.FILE
 
@@ -82,6 +84,7 @@ class Balancing(Generation):
         listens: where clients reach the balancer, in words for the plan.
         url: where clients on the host itself reach the balancer, for the proofs.
         spelled: model, canonical and in lower case -> the name in the inventory, for the proofs.
+        tls: TLS for clients; None for plain HTTP.
         fleet: the state of the fleet.
     """
 
@@ -96,6 +99,7 @@ class Balancing(Generation):
     listens: str
     url: str
     spelled: Mapping[str, str] = field(default_factory=dict)
+    tls: Tls | None = None
     fleet: FleetState = field(default_factory=FleetState, repr=False)
 
     def in_fleet(self, fleet: FleetState) -> Step:
@@ -104,11 +108,16 @@ class Balancing(Generation):
 
     @property
     def names(self) -> frozenset[str]:
-        """The files, the upstream, and the routes by model."""
-        return super().names | {UPSTREAM, model_routes.FILE}
+        """The files, and those that depend on the host or the fleet."""
+        return super().names | {UPSTREAM, model_routes.FILE} | ({tls.CONF} if self.tls else set())
 
     def rendered(self, facts: HostFacts, have: State) -> Files:
-        """The files, with the upstream of this run."""
+        """The files, with the upstream of this run. Refuses a certificate that has ended."""
+        if self.tls and self.tls.is_ended:
+            raise RefusalError(
+                f"the certificate of balancer.tls has ended on {self.tls.end}: every client refuses it. Get a new one,"
+                " or take balancer.tls out; then `provision deploy`"
+            )
         listed = members(self.servers, self.fleet, facts, have)
         text = marks.text_of(have)
         served = served_models(self.servers, self.fleet, [member.label for member in listed], marks.sets(text))
@@ -124,8 +133,9 @@ class Balancing(Generation):
             members=listed,
             sets=sets,
         )
+        secured = {tls.CONF: self.tls.conf(facts)} if self.tls else {}
         routes = model_routes.text(sets, self.engine)
-        return {**self.files, UPSTREAM: upstream.text.encode(), model_routes.FILE: routes}
+        return {**self.files, **secured, UPSTREAM: upstream.text.encode(), model_routes.FILE: routes}
 
     def marked(self, files: Files, facts: HostFacts, have: State) -> Files:
         """Past files, with an upstream of present members; see `past_upstream.restored`."""
@@ -133,6 +143,9 @@ class Balancing(Generation):
         past = Upstream.parse(text.decode(errors="replace")) if isinstance(text, bytes) else None
         if past is None:
             raise RefusalError(f"provision did not write the {UPSTREAM} of that time, so it cannot be put back")
+        ended = tls.ended(files, facts.clock)
+        if ended:
+            raise RefusalError(f"the certificate of that time has ended on {ended}: every client refuses it")
         now = marks.text_of(have)
         present = marks.members(now)
         drains = marks.drained(now) if present else self.fleet.drained
@@ -142,8 +155,15 @@ class Balancing(Generation):
         return {**files, UPSTREAM: upstream.text.encode()}
 
     def impact(self, have: State, want: State) -> str:
-        """The effect on open streams; on a first deploy, the addresses for clients."""
-        return f"listens on {self.listens}" if have is None and want else super().impact(have, want)
+        """The effect on open streams and on clients; on a first deploy, the addresses for clients."""
+        if have is None and want:
+            return f"listens on {self.listens}"
+        said = [super().impact(have, want), tls.cost(have, want)]
+        return "; ".join(filter(None, said))
+
+    def diff(self, have: State, want: State) -> Sequence[str]:
+        """The end of the certificate, and the diff of the files."""
+        return [*tls.change(have, want), *super().diff(have, want)]
 
     def check(self, live: Any) -> Iterator[Check]:
         """The purpose of the configuration: see `balancer_checks`."""
@@ -152,19 +172,30 @@ class Balancing(Generation):
         settled = {s.label: s.address for s in self.servers if s.settled}
         proposed = frozenset(s.label for s in self.servers if s.each)
         yield from balancer_checks.members(live, expected, self.engine, settled, proposed)
-        sets = replica_sets({server.label: server.models for server in self.servers})
-        yield from balancer_checks.edge(live, self.url, self.status_port, self.engine, list(self.spelled))
-        yield from self._streams(live, sets)
+        yield from self._through(live)
 
-    def _streams(self, live: Any, sets: Sequence[ReplicaSet]) -> Iterator[Check]:
+    def _through(self, live: Any) -> Iterator[Check]:
+        """Proofs by requests to the balancer, as a client sends them."""
+        config = f"{CONFIG}/{tls.ASK}" if self.tls else ""
+        if self.tls:
+            yield from self.tls.check(live)
+            yield from balancer_checks.in_clear(live, self.tls.at, self.tls.redirect_port)
+        if self.tls and self.tls.clients:
+            yield from balancer_checks.without_certificate(live, self.url, self.status_port, config)
+            return
+        yield from balancer_checks.edge(live, self.url, self.status_port, self.engine, list(self.spelled), config)
+        yield from self._streams(live, config)
+
+    def _streams(self, live: Any, config: str) -> Iterator[Check]:
         """A streamed answer through each replica set: at the root for a single set, else at the path of a model."""
         serving = balancer_checks.serving(live)
+        sets = replica_sets({server.label: server.models for server in self.servers})
         for replicas in sets:
             if replicas.models:
                 name = replicas.models[0]
                 url = self.url if len(sets) == 1 else f"{self.url}{model_routes.PREFIX}{name}"
                 behind = {label: at for label, at in serving.items() if label in replicas.labels}
-                yield from self.engine.stream(live, url, self.spelled[name], behind)
+                yield from self.engine.stream(live, url, self.spelled[name], behind, config)
 
 
 def members(servers: tuple[Server, ...], fleet: FleetState, facts: HostFacts, have: State) -> tuple[Member, ...]:

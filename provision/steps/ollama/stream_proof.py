@@ -23,11 +23,12 @@ printf '%s\\n' "$@" | xargs -r -P 16 -I @ sh -c '
   printf "%s %s\\n" "$1" "$(curl {QUIET} "http://$1/api/ps" | {NAMES} | head -c 2900 | base64 -w 0)"' sh @ || :
 """
 
-# $1 url, $2 body. Prints every line with the time of its arrival in milliseconds. The shell reads the time itself: on
-# hosts that share a machine, a `date` for each line would be slower than the stream.
+# $1 url, $2 file with options of curl or empty, $3 body. Prints every line with the time of its arrival in
+# milliseconds. The shell reads the time itself: on hosts that share a machine, a `date` for each line would be slower
+# than the stream.
 STREAM = """
-curl --noproxy '*' --silent --no-buffer --max-time 300 --header 'Content-Type: application/json' --data "$2" \\
-  "$1/api/generate" | while IFS= read -r line || [ -n "$line" ]; do
+curl ${2:+--config "$2"} --noproxy '*' --silent --no-buffer --max-time 300 --data "$3" \\
+  --header 'Content-Type: application/json' "$1/api/generate" | while IFS= read -r line || [ -n "$line" ]; do
     read -r up rest </proc/uptime
     printf '%s0 %s\\n' "${up%.*}${up#*.}" "$line"
   done
@@ -37,7 +38,7 @@ LENGTHS = (24, 96, 384)  # tokens; a longer answer is asked for if a shorter one
 SHORT = 50.0  # milliseconds; a faster answer tells nothing
 
 
-def stream(live: Any, url: str, model: str, serving: Mapping[str, str]) -> Iterator[Check]:
+def stream(live: Any, url: str, model: str, serving: Mapping[str, str], config: str = "") -> Iterator[Check]:
     """A streamed answer comes through unbuffered: its lines are spread over the time in which they were made.
 
     A busy host may take all lines of a short answer at once, however they came. Then a longer answer is asked for: the
@@ -48,6 +49,7 @@ def stream(live: Any, url: str, model: str, serving: Mapping[str, str]) -> Itera
         url: of the balancer, perhaps with the path of a model.
         model: a model that every instance with requests serves.
         serving: label -> `ADDRESS:PORT`, of the instances with requests.
+        config: file on the host with options of curl for requests to the balancer; empty for none.
     """
     without = _without(live, model, serving)
     if without:
@@ -56,10 +58,10 @@ def stream(live: Any, url: str, model: str, serving: Mapping[str, str]) -> Itera
         yield Check(f"{NOT_ASKED}a streamed answer through the balancer: {why}", True, True)
         return
     for tokens in LENGTHS:
-        frames = _streamed(live, url, model, tokens)
+        frames = _streamed(live, url, config, model, tokens)
         errors = [frame["error"] for _, frame in frames if "error" in frame]
         if any("does not support generate" in str(error) for error in errors):
-            yield from _embedding(live, url, model)
+            yield from _embedding(live, url, config, model)
             return
         done = bool(frames) and frames[-1][1].get("done") is True
         if errors or not done or (_duration(frames) >= SHORT and is_spread(frames)):
@@ -86,9 +88,11 @@ def _names(body: str) -> set[str]:
     return {canonical(name) for name in _NAME.findall(text)}
 
 
-def _embedding(live: Any, url: str, model: str) -> Iterator[Check]:
+def _embedding(live: Any, url: str, config: str, model: str) -> Iterator[Check]:
     """A model that only embeds answers with a vector; there is no stream to look at."""
-    answer = live.run(EMBED, json.dumps({"model": model, "input": "."}), f"{url}/api/embed").stdout
+    words = (json.dumps({"model": model, "input": "."}), f"{url}/api/embed")
+    ask, options = (f"{EMBED} --config %s", (config,)) if config else (EMBED, ())
+    answer = live.run(ask, *words, *options).stdout
     good = '"embeddings":' in answer.replace(" ", "")
     yield Check("an embedding through the balancer", good or ending(answer, 300), True)
 
@@ -112,9 +116,9 @@ def _duration(frames: Frames) -> float:
     return float(frames[-1][1].get("eval_duration", 0) / 1e6)
 
 
-def _streamed(live: Any, url: str, model: str, tokens: int) -> Frames:
+def _streamed(live: Any, url: str, config: str, model: str, tokens: int) -> Frames:
     body = {"model": model, "prompt": "Count to a thousand.", "options": {"num_predict": tokens}, "stream": True}
-    output = live.run("sh -c %s sh %s %s", STREAM, url, json.dumps(body)).stdout
+    output = live.run("sh -c %s sh %s %s %s", STREAM, url, config, json.dumps(body)).stdout
     return [_frame(line) for line in output.splitlines()]
 
 

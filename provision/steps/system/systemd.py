@@ -13,6 +13,8 @@ from provision.steps.system.file import FILE_WORDS, change_file, diff_file
 from provision.steps.system.file_scan import Content
 from provision.steps.wording import Vocabulary, Words
 
+BY_TIMER = "-check.service"
+"""End of the name of a service that a timer of the same name starts."""
 RELOAD = run("systemctl", "daemon-reload")
 # $1 unit, $2 path of its file or of a drop-in, $3 the new file, $4 folder of units. Before the new file is put in place
 # systemd reads the file alone, added to a plain service of ours: dependencies and programs may come later.
@@ -123,8 +125,11 @@ class Unit(Step):
         return {key: True if key == "loaded" else value for key, value in past.items() if key != "replaced_by"}
 
     def brings(self) -> Sequence[Step]:
-        """Its service."""
-        return (Service(name=self.name.removesuffix(".service")),) if self.name.endswith(".service") else ()
+        """Its service or timer. A service that a timer starts ends by itself."""
+        if self.name.endswith(".timer"):
+            return (Timer(name=self.name.removesuffix(".timer")),)
+        is_service = self.name.endswith(".service") and not self.name.endswith(BY_TIMER)
+        return (Service(name=self.name.removesuffix(".service")),) if is_service else ()
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """A unified diff of the file."""
@@ -296,6 +301,25 @@ class Service(Step):
         yield Check("running", shown.get("ActiveState") == "active", self.running)
         if shown.get("UnitFileState") not in FIXED:
             yield Check("enabled at boot", shown.get("UnitFileState") == "enabled", self.enabled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timer(Service):
+    """A timer that waits now and after a boot. Its service has a name that ends in `BY_TIMER`.
+
+    Args:
+        name: the timer, without `.timer`.
+    """
+
+    @property
+    def id(self) -> str:
+        """`timer:NAME`."""
+        return f"timer:{self.name}"
+
+    @property
+    def unit(self) -> str:
+        """The unit's full name."""
+        return f"{self.name}.timer"
 
 
 FIXED = ("static", "indirect", "generated", "alias", "transient", "linked")  # nothing to enable
