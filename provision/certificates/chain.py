@@ -213,6 +213,13 @@ def subject(certificate: Certificate) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:120]
 
 
+def fingerprint(certificate: Certificate) -> str:
+    """Return the sha256 of a certificate, in hexadecimal digits."""
+    from cryptography.hazmat.primitives import hashes
+
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
 def day(when: dt.datetime) -> str:
     """Return the day of a time, in UTC."""
     return when.astimezone(dt.UTC).strftime("%Y-%m-%d")

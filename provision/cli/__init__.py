@@ -35,6 +35,7 @@ COMMANDS = {
     "init": ("provision.cli.inventory", "Write a commented inventory to start from"),
     "inventory": ("provision.cli.inventory", "Check the inventory, or show it merged"),
     "nginx": ("provision.cli.nginx", "Pin a version or patches of nginx, with a verified signature"),
+    "ca": ("provision.cli.ca", "Make an authority for TLS on balancers, and renew their certificates"),
     "trust": ("provision.cli.trust", "Show the hosts' key fingerprints and write known_hosts"),
     "help": ("provision.cli.help", "Show the help of a command"),
     "lab": ("provision.lab.cli", "A throw-away fleet with simulated GPUs on this machine"),

@@ -154,6 +154,18 @@ class Certificate(Protocol):
     def name(self) -> str:
         """A name of the certificate."""
 
+    @property
+    def end(self) -> str:
+        """The day of its end."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the load made the certificate, which is not written yet."""
+
+    @property
+    def hindered(self) -> str:
+        """Why a certificate that was to be renewed was not; empty where it was, or need not be."""
+
     def covers(self, name: str) -> bool:
         """Return whether the certificate has a name or an address."""
 
