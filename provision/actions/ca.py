@@ -95,7 +95,7 @@ def renew(inventory: str, limit: Sequence[str] = (), overrides: Sequence[str] = 
     """
     from provision.errors import UsageError
     from provision.inventory import shared_settings
-    from provision.plan import role_interface
+    from provision.plan import local_files, role_interface
 
     loaded = role_interface.load(inventory, overrides, renew_within=ALWAYS)
     found = [(host.name, shared_settings.certificate(host)) for host in loaded.select(limit)]
@@ -111,6 +111,6 @@ def renew(inventory: str, limit: Sequence[str] = (), overrides: Sequence[str] = 
     hosts = [
         Renewed(name, path, end)
         for name, end in chosen.items()
-        for path in role_interface.keep(loaded, {name}, role_interface.order())
+        for path in local_files.keep(loaded, {name}, role_interface.order())
     ]
     return Renewal(loaded, hosts)

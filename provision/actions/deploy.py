@@ -41,7 +41,7 @@ def deploy(
     """
     from provision.actions.resume import resumed
     from provision.actions.run_session import hosts_of, session_over_hosts
-    from provision.plan import role_interface
+    from provision.plan import local_files
 
     if resume:
         request, pace = resumed(request, pace, resume)
@@ -55,6 +55,6 @@ def deploy(
     session, rollout = session_over_hosts(
         request, pace, listen, run_id=resume, confirmed=seen, renew_within=RENEW_WITHIN
     )
-    role_interface.keep(session.context.inventory, hosts_of(rollout), session.context.roles)
+    local_files.keep(session.context.inventory, hosts_of(rollout), session.context.roles)
     result = partial(session.result, DeployResult)
     return session.run(rollout, rollout.deploy, hosts_of(rollout), result, tell)

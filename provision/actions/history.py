@@ -92,7 +92,7 @@ def show(request: Request, run: str = "") -> RunStory:
     """
     from provision.actions.asking import ask, setup_of
     from provision.inventory import Mask
-    from provision.plan import role_interface
+    from provision.plan.vocabulary import vocabularies
     from provision.runs import history as journals
     from provision.runs.log import Logs, default_folder
 
@@ -107,7 +107,7 @@ def show(request: Request, run: str = "") -> RunStory:
         raise UsageError(f"none of these hosts knows a run {run}", "`provision history` lists the runs")
     log = Logs(default_folder()).find(run)
     died = log if log is not None and log.is_dead else None
-    words = role_interface.vocabularies(answers.inventory)
+    words = vocabularies(answers.inventory)
     return RunStory(answers.inventory, answers.hosts, answers.exit_code, run, died, words)
 
 

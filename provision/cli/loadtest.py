@@ -54,6 +54,8 @@ class LoadTestOptions:
     target: str
     yes: bool
     api_key: str
+    ca: str
+    client_certificate: str
     max_ttft_p95: str | None
     max_fail: str | None
     max_queued: str | None
@@ -111,6 +113,13 @@ class LoadTestOptions:
 @click.option("--target", default="", metavar="URL", help="Another endpoint than the inventory's; needs --yes.")
 @click.option("-y", "--yes", is_flag=True, help="Yes, put load on this --target.")
 @click.option("--api-key", default="", metavar="env:NAME|file:PATH", help="Where the endpoint's key is.")
+@click.option("--ca", default="", metavar="FILE", help="Authorities of an https:// endpoint.  [the inventory's]")
+@click.option(
+    "--client-certificate",
+    default="",
+    metavar="FILE",
+    help="Certificate and key in PEM, for an endpoint that asks clients for a certificate.",
+)
 @click.option(
     "--max-ttft-p95",
     metavar="DURATION",
@@ -155,11 +164,12 @@ def loadtest(**options: object) -> int:
 
 
 def _loadtest(options: LoadTestOptions) -> int:
-    from provision.loadtest import files, session, stop, target, verdict
+    from provision.loadtest import files, session, stop, target, trust, verdict
     from provision.loadtest.about import about
     from provision.report.console import warn
 
     endpoint, targets = _endpoint(options)
+    endpoint = replace(endpoint, trust=trust.with_files(endpoint.trust, options.ca, options.client_certificate))
     endpoint, load = _load(options, endpoint)
     web = _web(options)
     margin = _share(options.margin, "--margin")
@@ -247,6 +257,7 @@ def _load(options: LoadTestOptions, endpoint: "Endpoint") -> "tuple[Endpoint, Lo
         most_requests=options.max_requests,
         most_failures=_share(options.stop_at_failures, "--stop-at-failures"),
         key=_key(options.api_key),
+        trust=endpoint.trust,
     )
     return endpoint, load
 

@@ -27,6 +27,7 @@ from provision.inventory import Secret
 from provision.loadtest.measure import Tally
 from provision.loadtest.profile import Profile
 from provision.loadtest.record import RecordFiles
+from provision.loadtest.trust import MACHINE, Trust
 
 POLL = 0.2  # seconds between two looks at the records
 MERCY = 5.0  # seconds that Locust has to end after SIGTERM
@@ -48,6 +49,7 @@ class Load:
         most_requests: number of requests after which the run ends.
         most_failures: share of failed requests, 0 to 1, beyond which the run ends.
         key: key of the endpoint, or None.
+        trust: how to trust targets with TLS.
     """
 
     targets: tuple[str, ...]
@@ -60,6 +62,7 @@ class Load:
     most_requests: int = 100_000
     most_failures: float = 0.5
     key: Secret | None = None
+    trust: Trust = MACHINE
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ def _job(load: Load, tally: Tally, alive: int) -> dict[str, object]:
         "profile": dataclasses.asdict(load.profile),
         "timeout": load.timeout,
         "key": load.key.reveal() if load.key else "",
+        "trust": load.trust.document(load.targets),
         "labels": dict(tally.labels),
         "known": sorted(tally.known),
     }

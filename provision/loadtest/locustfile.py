@@ -80,7 +80,7 @@ class Client(User):
     def on_start(self) -> None:
         """Choose the balancer by chance, because the users live in several processes."""
         self.target = random.choice(TASK["targets"])  # noqa: S311 - not a secret
-        self.session = _session()
+        self.session = _session(self.target)
 
     @task
     def ask(self) -> None:
@@ -126,12 +126,41 @@ class Client(User):
         return outcome
 
 
-def _session() -> requests.Session:
+class _Expecting(requests.adapters.HTTPAdapter):
+    """Expects a name in the certificate of an address.
+
+    Args:
+        name: the name; empty for the name in the URL.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        super().__init__()
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **how: Any) -> None:
+        named: dict[str, Any] = {"server_hostname": self._name, "assert_hostname": self._name} if self._name else {}
+        super().init_poolmanager(connections, maxsize, block, **how, **named)
+
+
+def _authorities() -> str | bool:
+    """The file with the authorities of the endpoint: the given ones, else those that the machine trusts."""
+    if not TASK["trust"]["authorities"]:
+        paths = ssl.get_default_verify_paths()
+        return paths.cafile or paths.capath or True
+    file = JOB.parent / "authorities.pem"
+    if not file.exists():
+        aside = file.with_suffix(f".{os.getpid()}")
+        aside.write_text(TASK["trust"]["authorities"])
+        aside.replace(file)  # several processes may write the same bytes at once
+    return str(file)
+
+
+def _session(target: str) -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # neither a proxy nor a netrc: prompts go only to the endpoint
-    paths = ssl.get_default_verify_paths()
-    # the certificates that the machine trusts, as elsewhere in provision
-    session.verify = paths.cafile or paths.capath or True
+    session.verify = _authorities()
+    session.cert = TASK["trust"]["client"] or None
+    session.mount("https://", _Expecting(TASK["trust"]["names"].get(target, "")))
     session.headers["Accept-Encoding"] = "identity"
     # requests follows a Location header even to read the answer behind it, also where redirects are off.
     session.hooks["response"].append(lambda answer, **_: answer.headers.pop("Location", None) and None)

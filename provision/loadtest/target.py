@@ -18,6 +18,7 @@ from provision.errors import HostError, ProvisionError, UnreachableError, UsageE
 from provision.inventory import Host, Instance, Inventory, Secret, shared_settings
 from provision.inventory.topology import is_balancing, sources
 from provision.loadtest.measure import Tally
+from provision.loadtest.trust import MACHINE, Trust
 from provision.terminal_text import line
 
 TIMEOUT = 10.0  # seconds without a byte
@@ -70,6 +71,7 @@ class Endpoint:
         models: the models that every instance serves.
         members: every instance behind the balancers; empty without an inventory.
         behind: URL of a balancer -> HOST/INSTANCE of the instances behind that balancer; empty without an inventory.
+        trust: how to trust balancers with TLS.
     """
 
     urls: tuple[str, ...]
@@ -78,6 +80,7 @@ class Endpoint:
     models: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
     behind: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    trust: Trust = MACHINE
 
     def tally(self) -> Tally:
         """An empty tally that knows the endpoint's instances."""
@@ -106,6 +109,7 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
     first, *rest = [instance.models for _, instance in members]
     return Endpoint(
         urls=tuple(_url(host) for host in balancers),
+        trust=_trust(balancers),
         weights={_name(host, instance): float(instance.weight) for host, instance in members},
         labels={
             f"{address}:{instance.port}": _name(host, instance)
@@ -145,7 +149,18 @@ def _url(host: Host) -> str:
     if address == "127.0.0.1" and host.connection.address not in ("127.0.0.1", "localhost"):
         hint = "run it there, or set balancer.listen to an address that clients reach"
         raise UsageError(f"the balancer of {host.name} listens on 127.0.0.1 only", hint)
-    return f"http://{f'[{address}]' if ':' in address else address}:{settings.port}"
+    scheme = "https" if shared_settings.certificate(host) else "http"
+    return f"{scheme}://{f'[{address}]' if ':' in address else address}:{settings.port}"
+
+
+def _trust(balancers: Sequence[Host]) -> Trust:
+    """How to trust the balancers: the authorities of all, and a name where a certificate lacks the address."""
+    known = [(_url(host), found) for host in balancers if (found := shared_settings.certificate(host))]
+    texts = dict.fromkeys(found.trust.decode(errors="replace") for _, found in known)
+    hosts = {url: urlsplit(url).hostname or "" for url, _ in known}
+    named = tuple((url, found.name) for url, found in known if not found.covers(hosts[url]))
+    # Without given authorities one balancer is trusted by those of this machine: so are all then.
+    return Trust("" if "" in texts else "".join(texts), named)
 
 
 def of_url(url: str) -> Endpoint:
@@ -222,27 +237,27 @@ def probe(endpoint: Endpoint, model: str, key: Secret | None) -> Probe:
     """
     notes, versions, simulated = [], [], False
     for url in endpoint.urls:
-        document, headers = _asked(url, "/api/version", key)
+        document, headers = _asked(endpoint, url, "/api/version", key)
         if not isinstance(document.get("version"), str):
             raise UsageError(f"{url} is no Ollama endpoint: /api/version has no version", "is the port right?")
         versions.append(document["version"])
         simulated = simulated or SIMULATED in headers
-        names = _names(_ask(url, "/api/tags", key))
+        names = _names(_ask(endpoint, url, "/api/tags", key))
         if not _is_served(model, names):
             near = difflib.get_close_matches(model, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(names)[:10]) or 'none'}"
             raise UsageError(f"{url} has no model {model}", line(hint, 500))
-        if not _is_loaded(url, model, key):
+        if not _is_loaded(endpoint, url, model, key):
             notes.append(f"{model} is not loaded on the instance that {url} asked: the first answers wait for the load")
     if simulated:
         notes.insert(0, "the model server is simulated by the provision lab: its speed says nothing of any card")
     return Probe(notes, versions[0], simulated)
 
 
-def _is_loaded(url: str, model: str, key: Secret | None) -> bool:
+def _is_loaded(endpoint: Endpoint, url: str, model: str, key: Secret | None) -> bool:
     """Whether the asked instance has the model in memory. A forbidden question is no reason against a test."""
     try:
-        running = _names(_ask(url, "/api/ps", key))
+        running = _names(_ask(endpoint, url, "/api/ps", key))
     except ProvisionError:
         return True
     return _is_served(model, running)
@@ -259,17 +274,17 @@ def _full(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
-def _ask(url: str, path: str, key: Secret | None) -> dict[str, Any]:
+def _ask(endpoint: Endpoint, url: str, path: str, key: Secret | None) -> dict[str, Any]:
     """Get a JSON object from the endpoint."""
-    return _asked(url, path, key)[0]
+    return _asked(endpoint, url, path, key)[0]
 
 
-def _asked(url: str, path: str, key: Secret | None) -> tuple[dict[str, Any], Message]:
+def _asked(endpoint: Endpoint, url: str, path: str, key: Secret | None) -> tuple[dict[str, Any], Message]:
     """Get a JSON object and the headers of the answer from the endpoint."""
     request = urllib.request.Request(url + path, headers={"Accept": "application/json"})  # noqa: S310 - http(s) only
     if key:
         request.add_unredirected_header("Authorization", f"Bearer {key.reveal()}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), endpoint.trust.handler(url), _Stay())
     try:
         with opener.open(request, timeout=TIMEOUT) as answer:
             document, headers = json.loads(answer.read(LARGEST)), answer.headers
@@ -306,6 +321,7 @@ def _silent(url: str, error: Exception) -> ProvisionError:
     if isinstance(reason, http.client.HTTPException):
         return UsageError(f"{url} is no Ollama endpoint: the server does not speak HTTP", "is the port right?")
     if isinstance(reason, ssl.SSLError):
-        return UsageError(f"{url} does not speak TLS as it should: {line(reason, 200)}", "http or https?")
+        hint = "http or https? The authority of a certificate of your own: balancer.tls.trust, or --ca FILE"
+        return UsageError(f"{url} does not speak TLS as it should: {line(reason, 200)}", hint)
     complaint = "no answer in time" if isinstance(reason, TimeoutError) else line(reason, 200)
     return UnreachableError(f"{url} cannot be reached: {complaint}", "see `provision verify`")

@@ -20,12 +20,11 @@ from provision.inventory import (
     topology,
 )
 from provision.inventory.mirrors import Outside
-from provision.plan import mirrored
+from provision.plan import local_files, mirrored
 from provision.steps import facts
 from provision.steps.base import Fact, Owned, State, Step
 from provision.steps.docker import inspect
 from provision.steps.facts import HostFacts
-from provision.steps.wording import Vocabulary, Words
 
 
 class Role(Protocol):
@@ -74,8 +73,8 @@ class Role(Protocol):
 
     @staticmethod
     def files(host: Host, inventory: Inventory, renew_within: int) -> Any:
-        """Return what the role reads from files of this machine that its settings name; None for nothing. `Host.files`
-        has the result. Certificates that end within `renew_within` days are made anew, and not written yet."""
+        """Return what the role reads from files of this machine that its settings name; None for nothing. Certificates
+        that end within `renew_within` days are made anew, and not written yet. See `plan/local_files.py`."""
         return None
 
     @staticmethod
@@ -258,8 +257,7 @@ def load(path: str, overrides: Sequence[str] = (), *, served: bool = True, renew
         path: the inventory file.
         overrides: `-e` words: `role.key=value` or `@FILE`.
         served: whether every gpu host needs an instance; False for a look at hosts before anybody knows their cards.
-        renew_within: days before its end within which a certificate of our own authority is made anew (`keep` writes
-            the certificate); 0 for a look at the present certificate.
+        renew_within: days before its end within which a certificate of our own authority is made anew; 0 for none.
 
     Raises:
         InventoryError: with every problem of the inventory.
@@ -267,7 +265,7 @@ def load(path: str, overrides: Sequence[str] = (), *, served: bool = True, renew
     groups = frozenset(group for name in order() for group in _value(name, "GROUPS"))
     inventory = inventories.load(path, roles=sections(), overrides=overrides, groups=groups)
     inventory = inventory.replace([with_instances(host) for host in inventory.hosts])
-    inventory = inventory.replace([_with_files(host, inventory, renew_within) for host in inventory.hosts])
+    inventory = local_files.read(inventory, {name: _value(name, "files") for name in order()}, renew_within)
     warnings = [text for texts in _sentences("warnings", inventory).values() for text in texts]
     inventory = inventory.replace(inventory.hosts, *dict.fromkeys(warnings))
     problems = list(_fleet_problems(inventory, served=served))
@@ -289,31 +287,6 @@ def with_instances(host: Host) -> Host:
     name = next((name for name, instances in declared.items() if instances), _of_engines()[0])
     undeclared: Serving = role(name).serving(host.settings[name])
     return dataclasses.replace(host, instances=declared.get(name, ()), undeclared=undeclared)
-
-
-def _with_files(host: Host, inventory: Inventory, renew_within: int) -> Host:
-    read = {name: _value(name, "files")(host, inventory, renew_within) for name in order()}
-    found = {name: value for name, value in read.items() if value is not None}
-    return dataclasses.replace(host, files=found) if found else host
-
-
-def keep(inventory: Inventory, hosts: Collection[str], roles: Collection[str]) -> tuple[str, ...]:
-    """Write what the load of an inventory made anew, such as certificates, before hosts get the new files.
-
-    Args:
-        inventory: the loaded inventory.
-        hosts: names of the hosts of the run.
-        roles: names of the roles of the run.
-
-    Returns:
-        the paths of the new files.
-
-    Raises:
-        UsageError: a file cannot be written.
-    """
-    chosen = [host for host in inventory.hosts if host.name in hosts]
-    kept = (_value(name, "keep")(host) for name in order() if name in roles for host in chosen)
-    return tuple(path for path in kept if path)
 
 
 def _declared(host: Host) -> dict[str, tuple[Instance, ...]]:
@@ -362,16 +335,6 @@ def steps(host: Host, inventory: Inventory) -> tuple[Entry, ...]:
     if doubled:
         raise ProvisionError(f"steps of {host.name} with the same id: {', '.join(sorted(doubled))}")
     return tuple(entries)
-
-
-def vocabularies(inventory: Inventory) -> dict[str, Vocabulary]:
-    """Kind of a step, as its id begins -> what the keys of its states are called to an operator."""
-    kinds: dict[str, dict[str, Words]] = {}
-    for host in inventory.hosts:
-        for name in order():
-            for entry in role(name).steps(host, inventory):
-                kinds.setdefault(entry.id.partition(":")[0], {}).update(entry.words)
-    return dict(kinds)
 
 
 def _prepared(entries: list[Entry]) -> list[Entry]:

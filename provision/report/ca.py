@@ -19,8 +19,8 @@ def made(result: Made, *, as_json: bool) -> None:
     say(f"made {line(result.certificate, 400)}: give this file to clients, for them to trust")
     say(f"  sha256 {result.fingerprint}", hang=4)
     say("keep a copy of ca.key beside it where you keep secrets: nobody can make the key again")
-    say(f"next: write balancer: {{tls: {{authority: {line(result.folder, 400)}}}}} into the inventory, then")
-    say_command("     ", "provision plan --tags balancer")
+    say(f"next: write balancer: {{tls: {{authority: {line(result.folder, 400)}}}}} into the inventory")
+    say_command("then", "provision plan --tags balancer")
 
 
 def renewed(result: Renewal, inventory: str, *, as_json: bool) -> None:

@@ -23,7 +23,7 @@ ROWS = [
     {"plan"},
     {"roles"},
     {"steps"},
-    {"artifacts"},
+    {"artifacts", "certificates"},
     {"ssh"},
     {"inventory", "render"},
     {"command", "events", "terminal_text"},
@@ -52,6 +52,7 @@ STEPS = [
     },
 ]
 HOMES = {
+    "cryptography": {"certificates"},
     "fabric": {"ssh", "fabfile"},
     "paramiko": {"ssh", "inventory"},
     "gevent": {"loadtest"},
@@ -208,6 +209,7 @@ PLACES = {
         "roles/nginx.py",
         "roles/balancer.py",
         "roles/balancer_include.py",
+        "roles/balancer_tls.py",
         "templates/nginx/",
         "templates/balancer/",
     ),

@@ -23,7 +23,7 @@ from provision.doctor.examine import Diagnosis
 from provision.doctor.finding import bad, good, risk
 from provision.errors import LockedError, UnreachableError
 from provision.events import Event
-from provision.plan import role_interface
+from provision.plan import role_interface, vocabulary
 from provision.plan.planner import Change, HostPlan, make_change
 from provision.plan.role_interface import Entry
 from provision.report import doctor as doctor_report
@@ -405,7 +405,7 @@ def test_what_a_killed_run_did():
         (second, Story(entry("changed", changes=1), (done,))),
         (third, Story(entry("changed", changes=8), tuple(marks))),
     ]
-    words = role_interface.vocabularies(inventory())
+    words = vocabulary.vocabularies(inventory())
     with screen("killed-run-show"):
         history_report.show_story(RunStory(inventory(), hosts, 0, RUN, dead_run(), words), as_json=False)
 
