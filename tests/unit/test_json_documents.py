@@ -251,6 +251,13 @@ def test_a_run_nobody_knows_and_a_deploy_nobody_agreed_to(document, inventory):
     assert document("rollback", "--json", "--yes", "-i", inventory)["exit"] == 4
 
 
+def test_an_authority_and_the_certificates_of_balancers(document, inventory, tmp_path):
+    assert document("ca", "init", "--json", "-i", inventory)["certificate"].endswith("/ca/ca.pem")
+    assert document("ca", "init", "--json", "-i", inventory)["error"]["hint"]
+    words = ["-i", inventory, "-e", "balancer.tls={authority: ca}"]
+    assert [host["host"] for host in document("ca", "renew", "--json", *words)["hosts"]] == ["lb"]
+
+
 def test_the_inventory(document, inventory, tmp_path):
     assert document("inventory", "check", "--json", "-i", inventory)["summary"]["hosts"] == 2
     assert [host["host"] for host in document("inventory", "show", "--json", "-i", inventory)["hosts"]] == ["box", "lb"]
