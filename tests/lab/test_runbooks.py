@@ -257,6 +257,10 @@ def dead_for_sure(operator: Operator) -> None:
     _held(operator, 1000)
 
 
+def with_tls(operator: Operator) -> None:
+    operator.fleet.vars["balancer"] = {"tls": {"authority": "ca", "names": ["llm.example"]}}
+
+
 HANDS: dict[str, Callable[[Operator], None]] = {
     "another image": another_image,
     "the work on gpu-02, and a reboot": reboot,
@@ -280,6 +284,7 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "another model on gpu-02 in the inventory": another_model,
     "one model in the inventory again": one_model,
     "the inventory as it was": as_it_was,
+    "TLS in the inventory": with_tls,
     "patches of nginx in the inventory": patched,
     "somebody's run on gpu-01, which will soon be over": soon_over,
     "somebody's run on gpu-01, which is dead for sure": dead_for_sure,

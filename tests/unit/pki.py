@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 NOW = dt.datetime.now(dt.UTC)
@@ -23,7 +24,7 @@ class Pair:
 
     @property
     def pem(self) -> bytes:
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        return self.certificate.public_bytes(Encoding.PEM)
 
     @property
     def key_pem(self) -> bytes:
@@ -32,8 +33,8 @@ class Pair:
 
 def pem_of(key: Any, password: bytes = b"") -> bytes:
     """Return a key in PEM, encrypted with a password if there is one."""
-    hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    data: bytes = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
+    hidden = BestAvailableEncryption(password) if password else NoEncryption()
+    data: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, hidden)
     return data
 
 

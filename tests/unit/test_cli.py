@@ -107,7 +107,7 @@ def test_a_bug_counts_more_than_a_guard_and_an_interrupt_more_than_both(interrup
 def test_a_bug_is_reported_in_a_few_lines_without_a_traceback(inventory, tmp_path):
     broken = tmp_path / "sitecustomize.py"
     broken.write_text(
-        "import provision.plan.role_interface as s\ndef load(*a): raise KeyError('surprise')\ns.load = load\n"
+        "import provision.plan.role_interface as s\ndef load(*a, **k): raise KeyError('surprise')\ns.load = load\n"
     )
     done = provision("plan", "-i", inventory, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1

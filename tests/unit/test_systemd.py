@@ -87,6 +87,14 @@ def test_a_unit_that_systemd_would_refuse_is_refused_and_the_old_file_stays(
     "step",
     [
         Unit(name="provision-nginx.service", content=render("nginx/provision-nginx.service.j2", engine="x")),
+        Unit(
+            name="provision-certificate-check.service",
+            content=render("balancer/provision-certificate-check.service.j2", path="/x.pem", days=30, seconds=2592000),
+        ),
+        Unit(
+            name="provision-certificate-check.timer",
+            content=render("balancer/provision-certificate-check.timer.j2"),
+        ),
         Unit(name=OURS, content=render("instance/provision-firewall.service.j2", script="/not/yet/there", engine="x")),
         Unit(name=OURS, content=render("instance/provision-instances.service.j2", script="/not/yet/there", engine="x")),
         Unit(name=OURS, content=b"[Unit]\nRequires=not-there.service\n[Service]\nExecStart=/not/yet/there\n"),
