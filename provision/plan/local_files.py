@@ -1,5 +1,5 @@
-"""Files of this machine that settings name: roles read them when an inventory is loaded, and write new ones before
-hosts get them.
+"""Local files, named by settings: roles read the files at the load of an inventory, and write new files before a run
+changes hosts.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ Files = Callable[[Host, Inventory, int], Any]
 
 
 def read(inventory: Inventory, files: Mapping[str, Files], renew_within: int) -> Inventory:
-    """Return the inventory with what each role reads from files of this machine, as `Host.files`.
+    """Return the inventory with the content of local files of each role, as `Host.files`.
 
     Args:
         inventory: all hosts, with the settings of every role.
         files: role -> its function `files`.
-        renew_within: days before its end within which a certificate of our own authority is made anew; 0 for none.
+        renew_within: days before the end of a certificate within which our authority renews it; 0 for none.
     """
 
     def with_files(host: Host) -> Host:
@@ -30,7 +30,7 @@ def read(inventory: Inventory, files: Mapping[str, Files], renew_within: int) ->
 
 
 def keep(inventory: Inventory, hosts: Collection[str], roles: Collection[str]) -> tuple[str, ...]:
-    """Write what the load of an inventory made anew, such as certificates, before hosts get the new files.
+    """Write new files of the load of an inventory, such as certificates, before a run changes hosts.
 
     Args:
         inventory: the loaded inventory.

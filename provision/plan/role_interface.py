@@ -73,13 +73,13 @@ class Role(Protocol):
 
     @staticmethod
     def files(host: Host, inventory: Inventory, renew_within: int) -> Any:
-        """Return what the role reads from files of this machine that its settings name; None for nothing. Certificates
-        that end within `renew_within` days are made anew, and not written yet. See `plan/local_files.py`."""
+        """Return the content of local files, named by settings of the role; None for no file. Certificates with an end
+        within `renew_within` days are made anew, and not written yet. See `plan/local_files.py`."""
         return None
 
     @staticmethod
     def keep(host: Host) -> str:
-        """Write what `files` made anew on this machine; return the path, or an empty text."""
+        """Write a new file of `files`; return the path, or an empty text."""
         return ""
 
     @staticmethod
@@ -257,7 +257,7 @@ def load(path: str, overrides: Sequence[str] = (), *, served: bool = True, renew
         path: the inventory file.
         overrides: `-e` words: `role.key=value` or `@FILE`.
         served: whether every gpu host needs an instance; False for a look at hosts before anybody knows their cards.
-        renew_within: days before its end within which a certificate of our own authority is made anew; 0 for none.
+        renew_within: days before the end of a certificate within which our authority renews it; 0 for none.
 
     Raises:
         InventoryError: with every problem of the inventory.

@@ -1,4 +1,4 @@
-"""TLS on the balancer of the lab, the whole way: authority, plan, deploy, drift, renewal under a stream, rollback, end."""
+"""TLS on the balancer of the lab: authority, plan, deploy, drift, renewal under a stream, rollback, removal."""
 
 import http.client
 import json
@@ -134,7 +134,8 @@ def test_tls_goes_the_whole_way(scratch):
 
 BY_HAND = """
 cd /etc/provision/nginx
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x -days 9 -keyout new.key -out tls.pem 2>&1
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x -days 9 \\
+  -keyout new.key -out tls.pem 2>&1
 cat new.key >tls.key
 rm new.key
 systemctl reload provision-nginx
