@@ -20,7 +20,7 @@ class Trust:
     """How to trust an endpoint, and how to be trusted.
 
     Args:
-        authorities: certificates in PEM; empty for those that this machine trusts.
+        authorities: certificates in PEM; empty for the authorities of this machine.
         names: URL of a balancer without a path -> a name of its certificate, where the certificate lacks the address.
         client: path of a file in PEM with a certificate and its key; empty for none.
     """
