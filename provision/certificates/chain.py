@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from provision.inventory.types import is_host
+
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
@@ -34,14 +36,19 @@ def certificates(data: bytes) -> tuple[Certificate, ...]:
         UnusableError: the file has no certificate, or a garbled certificate.
     """
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     if b"-----BEGIN CERTIFICATE-----" not in data:
         raise UnusableError("holds no certificate in PEM: it must have a line -----BEGIN CERTIFICATE-----")
     try:
         found = tuple(x509.load_pem_x509_certificates(data))
         for certificate in found:
-            _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed late, and then refused
-    except ValueError as error:
+            # parsed late, and then refused
+            _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+    except (
+        *(ValueError, UnsupportedAlgorithm),
+        *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+    ) as error:
         raise UnusableError(f"holds a certificate that cannot be read: {_short(error)}") from None
     return found
 
@@ -76,14 +83,16 @@ def private_key(data: bytes) -> Any:
 
 
 def names(certificate: Certificate) -> tuple[str, ...]:
-    """Return the DNS names and addresses of a certificate, in its order. Clients look at no other name."""
+    """Return the DNS names and addresses of a certificate, in its order. Clients look at no other name. A text that is
+    no name of a host is left out: names go into files and messages."""
     from cryptography import x509
 
     try:
         listed = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return ()
-    return tuple(str(name.value) for name in listed if isinstance(name, x509.DNSName | x509.IPAddress))
+    texts = (str(name.value) for name in listed if isinstance(name, x509.DNSName | x509.IPAddress))
+    return tuple(text for text in texts if is_host(text.removeprefix("*.")))
 
 
 def covers(listed: Sequence[str], name: str) -> bool:
@@ -161,11 +170,11 @@ def _wrong_links(chain: Sequence[Certificate]) -> Iterator[str]:
 
 def is_issued_by(certificate: Certificate, issuer: Certificate) -> bool:
     """Return whether the key of an issuer signed a certificate, under the issuer's name."""
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return is_authority(issuer)
 

@@ -177,8 +177,8 @@ def _wrong(
     missing = [name for name in sources.names if not chain.covers(listed, name)]
     if missing:
         yield (
-            f"has not the name {', '.join(missing)}, only {', '.join(listed) or 'none'}: clients would refuse it. Get a"
-            " certificate with this subject alternative name, or take the name out of balancer.tls.names"
+            f"has not the name {', '.join(missing)}, only {', '.join(listed[:10]) or 'none'}: clients would refuse it."
+            " Get a certificate with this subject alternative name, or take the name out of balancer.tls.names"
         )
     if trusted and not chain.is_trusted(certificates, trusted):
         yield (

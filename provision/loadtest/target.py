@@ -160,7 +160,8 @@ def _trust(balancers: Sequence[Host]) -> Trust:
     hosts = {url: urlsplit(url).hostname or "" for url, _ in known}
     named = tuple((url, found.name) for url, found in known if not found.covers(hosts[url]))
     # Without given authorities one balancer is trusted by those of this machine: so are all then.
-    return Trust("" if "" in texts else "".join(texts), named)
+    asks = any(found.clients for _, found in known)
+    return Trust("" if "" in texts else "".join(texts), named, asks=asks)
 
 
 def of_url(url: str) -> Endpoint:

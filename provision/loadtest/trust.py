@@ -23,11 +23,13 @@ class Trust:
         authorities: certificates in PEM; empty for the authorities of this machine.
         names: URL of a balancer without a path -> a name of its certificate, where the certificate lacks the address.
         client: path of a file in PEM with a certificate and its key; empty for none.
+        asks: whether the endpoint asks clients for a certificate, as far as known.
     """
 
     authorities: str = ""
     names: tuple[tuple[str, str], ...] = ()
     client: str = ""
+    asks: bool = False
 
     def context(self) -> ssl.SSLContext:
         """Return the settings for a connection.
@@ -96,6 +98,9 @@ def with_files(trust: Trust, authorities: str, client: str) -> Trust:
         trust = dataclasses.replace(trust, authorities=text)
     if client:
         trust = dataclasses.replace(trust, client=str(Path(client).expanduser().absolute()))
+    if trust.asks and not trust.client:
+        hint = "give --client-certificate FILE, in PEM with its key, of an authority of balancer.tls.client_ca"
+        raise UsageError("the balancers ask clients for a certificate", hint)
     trust.context()
     return trust
 

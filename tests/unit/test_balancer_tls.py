@@ -2,7 +2,6 @@
 
 import base64
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from provision.steps.nginx.generation_scripts import CARRY
 from provision.steps.nginx.listen import Listen
 from provision.steps.nginx.member_update import MemberUpdate
 from provision.steps.system.file_scan import Content
-from provision.steps.system.systemd import Service, Timer, Unit
 from tests.unit.nginx_config import Directive, find, parse
 from tests.unit.pki import NOW, ROOT, issued, put, root
 from tests.unit.tls_fleet import FACTS, GIVEN, MENDED, OWN, config, give, loaded, steps, texts
@@ -306,30 +304,6 @@ def test_without_the_key_of_the_inventory_everything_goes(tmp_path: Path) -> Non
     finders = [finder for role, finder in role_interface.owned() if role == "balancer"]
     removed = {finder.step(step_id).id for finder in finders for step_id in units if step_id.startswith("unit:")}
     assert units <= removed, "a finder removes the units"
-
-
-def test_the_timer_runs_and_its_service_ends_by_itself(tmp_path: Path) -> None:
-    made = {step.id: step for step in steps(loaded(tmp_path))}
-    service, timer = (made[f"unit:provision-certificate-check.{kind}"] for kind in ("service", "timer"))
-    assert isinstance(service, Unit)
-    assert service.brings() == ()
-    assert timer.brings() == (Timer(name="provision-certificate-check"),)
-    assert made["timer:provision-certificate-check"].unit == "provision-certificate-check.timer"
-    assert Unit(name="provision-nginx.service", content=b"").brings() == (Service(name="provision-nginx"),)
-
-
-@pytest.mark.parametrize(("days", "warns"), [(40, False), (20, True), (-1, True)])
-def test_the_service_of_the_timer_warns_of_an_early_end_alone(tmp_path: Path, days: float, warns: bool) -> None:
-    step = next(step for step in steps(loaded(tmp_path)) if step.id == "unit:provision-certificate-check.service")
-    path = put(tmp_path / "tls.pem", issued("lb", ROOT, days=days).pem)
-    (line,) = (text for text in step.content.decode().splitlines() if text.startswith("ExecStart="))
-    script = line.split("'")[1].replace("$$", "$").replace("/etc/provision/nginx/tls.pem", str(path))
-    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
-    assert bool(said.stdout) == warns
-    assert not warns or said.stdout.startswith(
-        "<4>the certificate of the balancer has less than 30 days left (notAfter="
-    )
-    assert said.stderr == ""
 
 
 def secrets_of(inventory: Inventory) -> list[str]:

@@ -187,6 +187,34 @@ def test_no_bytes_break_the_readers_of_files(data: bytes) -> None:
     assert chain.ends_of(data) is None
 
 
+DER = ssl.PEM_cert_to_DER_cert(LEAF.pem.decode())
+
+
+@given(some.lists(some.tuples(some.integers(0, len(DER) - 1), some.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_certificate_is_judged_or_refused(edits: list[tuple[int, int]]) -> None:
+    damaged = bytearray(DER)
+    for place, value in edits:
+        damaged[place] = value
+    try:
+        found = chain.certificates(ssl.DER_cert_to_PEM_cert(bytes(damaged)).encode())
+    except UnusableError:
+        return
+    said = [*chain.wrong_chain((*found, MIDDLE.certificate), LEAF.key, NOW), *chain.wrong_authorities(found, NOW)]
+    assert all(text.isprintable() for text in said)
+    assert chain.is_trusted(found, [ROOT.certificate]) in (True, False)
+    assert len(chain.subject(found[0])) <= 120
+    assert chain.covers(chain.names(found[0]), "llm.example") in (True, False)
+
+
+@pytest.mark.parametrize("name", ['a"\nproxy = "x', "a\x1b[2Jb", "a b", "$host", "-k", "a" * 300, "*.*.test", "*"])
+def test_a_name_that_is_no_name_is_no_name_of_a_certificate(tmp_path: Path, name: str) -> None:
+    leaf = issued("lb", MIDDLE, name, "*.llm.example", "llm.example")
+    assert chain.names(leaf.certificate) == ("*.llm.example", "llm.example")
+    found = served.read(given_files(tmp_path, leaf, MIDDLE, names=()), NOW).certificate
+    assert found is not None
+    assert found.name == "llm.example"
+
+
 def own(folder: Path, **more: object) -> Sources:
     return replace(Sources(host="lb-01", authority=folder / "ca", names=NAMES), **more)  # type: ignore[arg-type]
 

@@ -151,6 +151,17 @@ def test_the_inventory_gives_scheme_authorities_and_names(tmp_path: Path) -> Non
     assert target.of_inventory(system, system.hosts).trust.authorities == ""
 
 
+def test_balancers_that_ask_for_a_certificate_get_no_request_without(tmp_path: Path) -> None:
+    put(tmp_path / "clients.pem", ROOT.pem)
+    inventory = loaded(tmp_path, "{authority: ca, client_ca: clients.pem}")
+    asking = target.of_inventory(inventory, inventory.hosts).trust
+    with pytest.raises(UsageError, match="the balancers ask clients for a certificate") as error:
+        trust.with_files(asking, "", "")
+    assert "--client-certificate FILE" in error.value.hint
+    client = put(tmp_path / "client.pem", CLIENT.pem, CLIENT.key_pem)
+    assert trust.with_files(asking, "", str(client)).client == str(client)
+
+
 def test_the_command_asks_an_endpoint_with_its_authority(
     endpoint: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
