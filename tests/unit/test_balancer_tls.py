@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,28 @@ def found_on_host(step: Balancing, **how: Any) -> dict[str, Any]:
     assert want is not None
     files = {name: str(content) if name == tls.KEY else content for name, content in want["files"].items()}
     return {**want, "files": files, "exe": step.binary, "loaded": want["id"], "touched": [], **how}
+
+
+GOLDEN = Path(__file__).parent / "tls"
+
+
+@pytest.mark.parametrize(
+    ("name", "nginx", "words"),
+    [
+        ("old-nginx", "", OWN),
+        ("mended-nginx", MENDED, OWN),
+        ("every-key", MENDED, "{authority: ca, hsts: 63072000, client_ca: ca/ca.pem, redirect_port: 3080}"),
+    ],
+)
+def test_the_files_of_nginx_are_as_they_were(tmp_path: Path, name: str, nginx: str, words: str) -> None:
+    """After an intended change: PROVISION_GOLDEN=write make unit, then read the diff."""
+    files = texts(config(loaded(tmp_path, words, nginx)))
+    shown = (each for each in ("nginx.conf", "site.conf", "redirect.conf", "tls.conf", "curl.conf") if each in files)
+    text = "\n".join(f"### {each}\n{files[each]}" for each in shown)
+    golden = GOLDEN / f"{name}.conf"
+    if os.environ.get("PROVISION_GOLDEN") == "write":
+        golden.write_text(text)
+    assert text == golden.read_text()
 
 
 def test_without_the_key_nothing_of_tls_is_in_any_file(tmp_path: Path) -> None:
