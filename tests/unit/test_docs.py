@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -96,7 +96,7 @@ def is_setting(name: str) -> bool:
         fields = getattr(model, "model_fields", {})
         if key not in fields:
             return False
-        model = fields[key].annotation
+        model = next(iter(get_args(fields[key].annotation)), fields[key].annotation)
     return bool(keys)
 
 

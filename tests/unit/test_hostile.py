@@ -14,6 +14,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -100,6 +101,7 @@ FACTS = HostFacts(
 )
 REGISTRY = "registry.test:5000"  # key of every mapping of settings
 MINIMAL: dict[str, dict[str, Any]] = {
+    "balancer": {"tls": {"authority": "ca"}},
     "docker": {"registries": {REGISTRY: {"username": "bot", "password": "secret"}}},
     "nginx": {
         "accept_known_vulnerabilities": True,
@@ -123,8 +125,8 @@ def within(cls: type[Settings], path: tuple[str | int, ...]) -> Iterator[tuple[t
         yield (*path, name), field
         for inner in get_args(field.annotation):
             if isinstance(inner, type) and issubclass(inner, Settings):
-                key = REGISTRY if get_origin(field.annotation) is dict else 0
-                yield from within(inner, (*path, name, key))
+                of_kind = {dict: (REGISTRY,), UnionType: ()}
+                yield from within(inner, (*path, name, *of_kind.get(get_origin(field.annotation), (0,))))
 
 
 def shapes(field: FieldInfo, value: str) -> Iterator[Any]:
