@@ -367,7 +367,7 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
     status = render("balancer/status.conf.j2", status_port=settings.status_port)
     files = {"nginx.conf": main, "site.conf": site, "status.conf": status, **settings.include.files}
     if settings.redirects:
-        files["redirect.conf"] = balancer_tls.redirect(settings.redirects, settings.port)
+        files["redirect.conf"] = balancer_tls.redirect(settings.redirects, settings.port, size_bytes(settings.max_body))
     return files
 
 
