@@ -1,12 +1,17 @@
 """The proofs of verify on a balancer with TLS: chain, name, end and versions, and requests by name."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from provision.steps.base import Check
 from provision.steps.nginx import tls
 from provision.steps.nginx.balancer_checks import EDGE
 from provision.steps.nginx.balancer_config import Balancing
+from provision.steps.ollama.engine import OLLAMA
 from tests.unit.pki import ROOT, put
 from tests.unit.tls_fleet import config, loaded, texts
 
@@ -33,6 +38,7 @@ class Live:
 
 
 WELL = {"verified": "OK", "left": "7776000", "TLSv1.1": "(NONE)", "TLSv1.2": "ECDHE-X", "TLSv1.3": "(NONE)"}
+UNKNOWN = "https://10.0.0.5:3008/models/-/v1/chat/completions"
 CODES = {"GET http://127.0.0.1:3008/": "400", "GET http://127.0.0.1:3080/": "308", "/models/-/": "404"}
 
 
@@ -81,11 +87,28 @@ def test_verify_asks_by_name_with_the_authorities(tmp_path: Path) -> None:
     edges = [arguments[1:] for arguments in live.asked if arguments[0] == EDGE]
     assert edges[0] == ("", "GET http://127.0.0.1:3008/", "GET http://127.0.0.1:3080/")
     assert edges[1][0] == "/etc/provision/nginx/curl.conf"
-    model = f"/models/{next(iter(step.spelled))}"
-    asked = ("GET", "/api/version"), ("GET", f"{model}/api/version"), ("POST", "/models/-/v1/chat/completions")
-    assert {f"{method} https://10.0.0.5:3008{path}" for method, path in asked} <= set(edges[1])
+    assert {"GET https://10.0.0.5:3008/api/version", f"POST {UNKNOWN}"} <= set(edges[1])
     options = texts(step)["curl.conf"].splitlines()
     assert options == ['connect-to = "10.0.0.5:3008:127.0.0.1:3008"', 'cacert = "/etc/provision/nginx/trust.pem"']
+
+
+def test_each_model_is_asked_for_and_streamed_by_tls(tmp_path: Path) -> None:
+    streams: list[tuple[str, str, str]] = []
+
+    def stream(live: Any, url: str, model: str, serving: Any, config: str = "") -> Iterator[Check]:
+        streams.append((url, model, config))
+        yield Check("a streamed answer", True, True)
+
+    step = config(loaded(tmp_path, two_models=True))
+    assert step.tls is not None
+    step = replace(step, engine=replace(OLLAMA, stream=stream))
+    passed, live = checks(step, WELL, {**CODES, **refused_by(step)})
+    assert all(passed.values()), passed
+    at = [f"https://llm.example:3008/models/{name}" for name in ("phi4:latest", "gemma3:latest")]
+    asked = [arguments[1:] for arguments in live.asked if arguments[0] == EDGE][1]
+    assert {f"GET {url}/api/version" for url in at} <= set(asked)
+    options = "/etc/provision/nginx/curl.conf"
+    assert (asked[0], streams) == (options, [(at[0], "phi4", options), (at[1], "gemma3", options)])
 
 
 def test_an_early_end_is_a_warning_and_no_failure(tmp_path: Path) -> None:

@@ -76,11 +76,14 @@ def driven(url: str, how: Trust) -> set[str]:
 BY_ADDRESS, BY_NAME = issued("lb", ROOT, "127.0.0.1"), issued("lb", ROOT, "llm.example")
 
 
-def test_an_endpoint_is_trusted_by_its_authority_and_its_name(endpoint: Start) -> None:
+def test_an_endpoint_is_trusted_by_its_authority_and_its_name_at_the_root_and_at_the_path_of_a_model(
+    endpoint: Start,
+) -> None:
     url = endpoint(BY_NAME)
+    at_model = f"{url}/models/m:1b"
     named = Trust(TRUSTED, ((url, "llm.example"),))
-    assert probed(url, named) == "1"
-    assert driven(url, named) == {""}
+    assert (probed(url, named), probed(at_model, named)) == ("1", "1")
+    assert driven(at_model, named) == {""}
 
 
 @pytest.mark.parametrize(
@@ -149,6 +152,14 @@ def test_the_inventory_gives_scheme_authorities_and_names(tmp_path: Path) -> Non
     assert by_name == Trust(TRUSTED, (("https://10.0.0.5:3008", "llm.example"),))
     system = loaded(tmp_path, "{certificate: tls/chain.pem, key: tls/lb.key}")
     assert target.of_inventory(system, system.hosts).trust.authorities == ""
+
+
+def test_the_load_of_a_model_goes_to_the_path_of_the_model_and_expects_the_name_of_the_balancer(tmp_path: Path) -> None:
+    inventory = loaded(tmp_path, GIVEN, two_models=True)
+    found = target.of_model(target.of_inventory(inventory, inventory.hosts), "gemma3")
+    (url,) = found.urls
+    assert url == "https://10.0.0.5:3008/models/gemma3:latest"
+    assert found.trust.document(found.urls)["names"] == {url: "llm.example"}
 
 
 def test_balancers_that_ask_for_a_certificate_get_no_request_without(tmp_path: Path) -> None:

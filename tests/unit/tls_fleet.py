@@ -17,20 +17,27 @@ all:
     nginx: {{accept_known_vulnerabilities: true, {nginx}}}
     balancer: {{{balancer}tls: {tls}}}
   children:
-    gpu: {{hosts: {{gpu-01: {{ansible_host: 10.0.0.11, ollama: {{instances: [{{gpus: [0]}}]}}}}}}}}
-    balancer: {{hosts: {{lb-01: {{ansible_host: 10.0.0.5}}}}}}
+    gpu:
+      hosts:
+        gpu-01: {{ansible_host: 10.0.0.11, ollama: {{instances: [{{gpus: [0]}}]{models}}}}}
+{second}    balancer: {{hosts: {{lb-01: {{ansible_host: 10.0.0.5}}}}}}
 """
 OWN, GIVEN = (
     "{authority: ca, names: [llm.example]}",
     "{certificate: tls/chain.pem, key: tls/lb.key, trust: tls/root.pem}",
 )
+SECOND = "        gpu-02: {ansible_host: 10.0.0.12, ollama: {instances: [{gpus: [0]}], models: [gemma3]}}\n"
 MENDED = f"version: 1.30.7, sha256: {'0' * 64}"
 
 
-def loaded(folder: Path, tls: str = OWN, nginx: str = "", balancer: str = "", **how: Any) -> Inventory:
+def loaded(
+    folder: Path, tls: str = OWN, nginx: str = "", balancer: str = "", *, two_models: bool = False, **how: Any
+) -> Inventory:
     """Return the inventory of a folder, with an authority of its own and with given files."""
     path = folder / "inventory.yaml"
-    path.write_text(INVENTORY.format(tls=tls, nginx=nginx, balancer=balancer and f"{balancer}, "))
+    models, second = (", models: [phi4]", SECOND) if two_models else ("", "")
+    text = INVENTORY.format(tls=tls, nginx=nginx, balancer=balancer and f"{balancer}, ", models=models, second=second)
+    path.write_text(text)
     if not (folder / "ca").exists():
         authority.make(folder / "ca", "ours", NOW)
         give(folder, LEAF)
