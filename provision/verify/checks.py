@@ -31,6 +31,7 @@ from provision.steps.base import NOT_ASKED, BlockedError, Check, RefusalError
 from provision.verify import deep, drift, neighbours
 from provision.verify.backend import Backend
 from provision.verify.failure import CONNECTION
+from provision.verify.speeds_first import SpeedsFirst
 
 STEPS = 16  # steps of a host at a time: while all channels are taken, their questions collect and go in one exec
 
@@ -113,6 +114,7 @@ class Verification:
         self._runs = {member.run.host.name: member.run for member in rollout.members}
         self._futures: dict[tuple[str, str], Future[StepResult]] = {}
         self._asking: list[Future[None]] = []
+        self._speeds_first = SpeedsFirst(0)
         self._questions: dict[str, list[neighbours.Place]] = {}  # host -> instances of other hosts to try to reach
         self._pool = ThreadPoolExecutor(rollout.forks, thread_name_prefix="verify")
 
@@ -131,7 +133,10 @@ class Verification:
             for step in result.steps:
                 self._futures[outcome.host, step.step] = Future()
         self._assign()
-        self._asking = [self._pool.submit(self._host, name) for name in self.results]
+        copies = [step.compared_as for result in self.results.values() for step in result.steps]
+        self._speeds_first = SpeedsFirst(copies.count(speed.NAME))
+        for name in self.results:
+            self._asking.append(self._pool.submit(self._host, name))
 
     def finish(self) -> list[HostResult]:
         """Wait for every host, and return the results in the order of the inventory."""
@@ -232,7 +237,8 @@ class Verification:
     def _host(self, name: str) -> None:
         """Run the proofs of one host's steps, a few at a time.
 
-        The last steps come first: earlier steps serve them, and they ask the most.
+        The last steps come first: earlier steps serve the last, and the last ask the most. Routers of requests come
+        after the speeds of all hosts.
         """
         begun = time.monotonic()
         run, outcome = self._runs[name], self.results[name]
@@ -240,17 +246,30 @@ class Verification:
         entries = {entry.step.id: entry for entry in run.steps.entries}
         backend = Backend(run.session, name, run.reader.answers, run.reader.facts)
         live = testinfra.host.Host(backend)
+        routing: list[StepResult] = []
         with ThreadPoolExecutor(STEPS, thread_name_prefix=name) as pool:
             pool.submit(self._neighbours, run)
             for result in reversed(outcome.steps):
-                if not result.by_neighbour:
-                    pool.submit(self._answer, run, outcome, entries.get(result.step), result, live)
-        if self._deep:
-            self._hash(run, outcome, entries, live)
-        backend.close()
-        run.session.close()
-        outcome.seconds += time.monotonic() - begun
-        run.say("done", "", outcome.result)
+                entry = entries.get(result.step)
+                if entry is not None and entry.step.routes:
+                    routing.append(result)
+                elif not result.by_neighbour:
+                    pool.submit(self._answer, run, outcome, entry, result, live)
+
+        def finish() -> None:
+            for result in routing:
+                self._answer(run, outcome, entries[result.step], result, live)
+            if self._deep:
+                self._hash(run, outcome, entries, live)
+            backend.close()
+            run.session.close()
+            outcome.seconds += time.monotonic() - begun
+            run.say("done", "", outcome.result)
+
+        if routing:
+            self._speeds_first.hold(lambda: self._asking.append(self._pool.submit(finish)))
+        else:
+            finish()
 
     def _neighbours(self, run: HostRun) -> None:
         """Have a host try to reach its assigned instances of neighbours."""
@@ -266,6 +285,8 @@ class Verification:
             _ask(run, outcome, entry, result, live)
         if not self._deep:
             self._futures[outcome.host, result.step].set_result(result)
+        if result.compared_as == speed.NAME:
+            self._speeds_first.measured()
 
     def _hash(self, run: HostRun, outcome: HostResult, entries: Mapping[str, Entry], live: Any) -> None:
         """Hash the files of a host's steps after all other proofs, and give the results of the steps."""

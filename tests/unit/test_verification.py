@@ -214,6 +214,50 @@ def test_a_fleet_without_a_measured_speed_passes(verified, tmp_path):
     assert verified(*paced(tmp_path, 0.0)).result == "passed"
 
 
+@dataclass(frozen=True)
+class Measures(Paced):
+    """A slow measurement of a speed, with a note in a file."""
+
+    def check(self, live):
+        live.run("sleep 0.2; echo measured >> %s", f"{self.path}.order")
+        yield from super().check(live)
+
+
+@dataclass(frozen=True)
+class Routes(Named):
+    """A router of requests, with a note in a file."""
+
+    routes = True
+
+    def check(self, live):
+        live.run("echo routed >> %s", f"{self.path}.order")
+        yield Check("routed", True, True)
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_requests_of_routing_steps_wait_for_the_speeds_of_all_hosts(tmp_path, at_once):
+    (tmp_path / "a").write_text("")
+    entries = (
+        Entry("docker", Measures(str(tmp_path / "a"), name="speed", rate=60.0)),
+        Entry("docker", Routes(str(tmp_path / "a"), name="router")),
+    )
+    setup = testing.setup(
+        tmp_path,
+        lambda *_: ShellHost(HostPaths(run=f"{tmp_path}/run", state=f"{tmp_path}/state")),
+        steps=lambda host, inventory: entries,
+        owned=(),
+    )
+    hosts = [
+        Host(name=name, connection=Connection(address=f"192.0.2.{place}"), settings=SETTINGS)
+        for place, name in enumerate(("first", "second"), 1)
+    ]
+    inventory, store = Inventory(path="", hosts=tuple(hosts)), Store(tmp_path / "s")
+    context = Context("run", inventory, ROLES, ignore, store, setup=setup)
+    results = verify(Verification(Rollout(context, [(host, ROLES) for host in hosts], None, at_once)), quiet=True)
+    assert [result.result for result in results] == ["passed", "passed"]
+    assert (tmp_path / "a.order").read_text().split() == ["measured", "measured", "routed", "routed"]
+
+
 def test_the_next_verification_asks_again(verified, tmp_path):
     step = Looks(str(tmp_path / "a"))
     assert verified(step).result == "passed"
