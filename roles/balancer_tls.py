@@ -133,11 +133,14 @@ def warnings(host: Host, settings: Tls) -> Iterator[str]:
     found = certificate(host)
     if found is None:
         return
-    if found.authority_days is not None and found.authority_days < AUTHORITY_SOON:
+    if found.authority_days is not None and 0 <= found.authority_days < AUTHORITY_SOON:
         yield (
             f"the authority {settings.authority} ends in {found.authority_days} days: make another one by `provision ca"
             " init --folder`, and give its certificate to clients before"
         )
+    if found.clients_days is not None and found.clients_days < SOON:
+        when = f"end in {found.clients_days} days" if found.clients_days >= 0 else "have ended"
+        yield f"the authorities of {settings.client_ca} {when}, and no client of {host.name} is served after that"
     if found.days >= SOON or found.is_new:
         return
     when = f"ends in {found.days} days, on {found.end}" if found.days >= 0 else f"has ended on {found.end}"
@@ -192,8 +195,23 @@ def step(found: ServerCertificate, settings: Tls, known: list[str], *, patched: 
         hsts=settings.hsts,
         redirect_port=settings.redirect_port or 0,
         end=found.end,
-        is_ended=found.days < 0,
+        refused=_refused(found),
     )
+
+
+def _refused(found: ServerCertificate) -> str:
+    """Return why clients would be refused from the first request on, or an empty text."""
+    if found.days < 0:
+        return (
+            f"the certificate of balancer.tls, or the authority above, has ended on {found.end}: every client refuses"
+            " the certificate. Get a new certificate, or take balancer.tls out; then `provision deploy`"
+        )
+    if found.clients_days is not None and found.clients_days < 0:
+        return (
+            "all authorities of balancer.tls.client_ca have ended, so nginx refuses every client: give the file an"
+            " authority that lasts, then `provision deploy`"
+        )
+    return ""
 
 
 def protocols(known: list[str], *, patched: bool) -> tuple[str, ...]:

@@ -189,21 +189,24 @@ def is_authority(certificate: Certificate) -> bool:
         return False
 
 
-def wrong_authorities(authorities: Sequence[Certificate], now: dt.datetime) -> Iterator[str]:
-    """Yield why clients cannot trust the certificates of a file: an ended one, or one that may issue nothing.
+def wrong_authorities(authorities: Sequence[Certificate]) -> Iterator[str]:
+    """Yield every certificate that may issue nothing. An ended authority is no such certificate: see `last_end`.
 
     Args:
-        authorities: the certificates of the file.
-        now: the present time.
+        authorities: the certificates of a file.
     """
     for certificate in authorities:
         if not is_authority(certificate):
             yield f"has a certificate that is not that of an authority: {subject(certificate)}"
-        elif certificate.not_valid_after_utc <= now:
-            yield (
-                f"has an authority that ended on {day(certificate.not_valid_after_utc)}: {subject(certificate)}. No"
-                " client accepts its certificates any more: make a new authority, and give its certificate to clients"
-            )
+
+
+def last_end(authorities: Sequence[Certificate]) -> dt.datetime:
+    """Return the time when the last of some authorities ends: beside a new authority, an old one may end.
+
+    Args:
+        authorities: at least one certificate.
+    """
+    return max(certificate.not_valid_after_utc for certificate in authorities)
 
 
 def is_trusted(chain: Sequence[Certificate], authorities: Sequence[Certificate]) -> bool:

@@ -54,8 +54,9 @@ class ServerCertificate:
         clients: certificates in PEM of the authorities of clients; empty where clients need no certificate.
         names: DNS names and addresses of the certificate.
         name: the name for provision's own requests.
-        ends: when the first certificate of the chain ends, in seconds since 1970.
+        ends: when the first certificate of the chain, or the authority above the chain, ends, in seconds since 1970.
         days: whole days until then; negative after the end.
+        clients_days: whole days until the last authority of clients ends; None where clients need no certificate.
         authority_days: whole days until the authority of one's own ends; None for a given chain.
         kept: folder of the authority of one's own; None for a given chain.
         is_new: whether the certificate was made in this load, and is not written yet.
@@ -70,6 +71,7 @@ class ServerCertificate:
     name: str
     ends: int
     days: int
+    clients_days: int | None = None
     authority_days: int | None = None
     kept: Path | None = None
     is_new: bool = False
@@ -102,8 +104,8 @@ def read(sources: Sources, now: dt.datetime, renew_within: int = 0) -> Reading:
     """Read and judge the certificate of a balancer. Writes nothing.
 
     An authority of one's own issues a certificate where none is kept, where the kept certificate cannot be used or
-    lacks a name, and where the kept certificate ends soon. A given chain that has ended is no problem here, because a
-    date must not lock a fleet out: the step of the balancer refuses the chain.
+    lacks a name, and where the kept certificate ends soon. A chain or an authority that has ended is no problem here,
+    because a date must not lock a fleet out: the step of the balancer refuses the certificate.
 
     Args:
         sources: the files.
@@ -118,8 +120,9 @@ def read(sources: Sources, now: dt.datetime, renew_within: int = 0) -> Reading:
 
     found = _own(sources, now, renew_within, report) if sources.authority else _given(sources, now, report)
     if sources.client_ca:
-        clients = _authorities(sources.client_ca, "client_ca", now, report)
-        found = found and replace(found, clients=_pem(clients))
+        clients = _authorities(sources.client_ca, "client_ca", report)
+        days = _days(chain.last_end(clients), now) if clients else None
+        found = found and replace(found, clients=_pem(clients), clients_days=days)
     return Reading(None if problems else found, tuple(problems))
 
 
@@ -144,7 +147,7 @@ def keep(certificate: ServerCertificate, host: str) -> Path | None:
 def _given(sources: Sources, now: dt.datetime, report: Report) -> ServerCertificate | None:
     """The chain and the key that the operator gives."""
     key = b""
-    trusted = _authorities(sources.trust, "trust", now, report) if sources.trust else ()
+    trusted = _authorities(sources.trust, "trust", report) if sources.trust else ()
     try:
         data = authority.read_key(sources.key or Path())
         chain.private_key(data)
@@ -195,12 +198,18 @@ def _own(sources: Sources, now: dt.datetime, renew_within: int, report: Report) 
     except UnusableError as error:
         report("authority", str(error))
         return None
-    wrong = list(chain.wrong_authorities([issuer], now))
-    for problem in wrong:
+    for problem in chain.wrong_authorities([issuer]):
         report("authority", f"{folder / authority.CERTIFICATE} {problem}")
-    if wrong:
         return None
     kept = _kept(sources, folder, issuer, now)
+    if issuer.not_valid_after_utc <= now:
+        ended = (
+            f"{folder / authority.CERTIFICATE} has ended on {chain.day(issuer.not_valid_after_utc)}: make another"
+            " authority by `provision ca init --folder`, and give its certificate to clients"
+        )
+        if kept is None:
+            report("authority", ended)
+        return kept and replace(kept, kept=folder, authority_days=-1, hindered=ended)
     if kept is None or (renew_within and kept.days < min(renew_within, _days(issuer.not_valid_after_utc, now))):
         kept = _replaced(kept, sources, folder, issuer, now, report)
     return kept and replace(kept, kept=folder, authority_days=_days(issuer.not_valid_after_utc, now))
@@ -250,7 +259,8 @@ def _made(
     *,
     is_new: bool = False,
 ) -> ServerCertificate:
-    end = chain.end(certificates)
+    above = [each for each in trusted if chain.is_trusted(certificates, [each])]
+    end = min([chain.end(certificates), *([chain.last_end(above)] if above else [])])
     return ServerCertificate(
         chain=_pem(certificates),
         key=key,
@@ -263,14 +273,14 @@ def _made(
     )
 
 
-def _authorities(path: Path, key: str, now: dt.datetime, report: Report) -> tuple[Certificate, ...]:
+def _authorities(path: Path, key: str, report: Report) -> tuple[Certificate, ...]:
     """The authorities of a file."""
     try:
         found = chain.certificates(authority.read(path))
     except UnusableError as error:
         report(key, f"{path} {error}")
         return ()
-    for problem in chain.wrong_authorities(found, now):
+    for problem in chain.wrong_authorities(found):
         report(key, f"{path} {problem}")
     return found
 

@@ -159,6 +159,10 @@ def test_tls_goes_the_whole_way(fleet):
     assert "clients need https:// from then on" in shown.out
     assert "clients get TLS 1.2 only" in shown_by(shown)
     assert f"the certificate of {HOST} ends in {SHORT - 1} days" in shown_by(shown)
+    right = (files / "lb.key").read_bytes()
+    put(files / "lb.key", issued("another").key_pem)
+    assert "is not the certificate of the key" in shown_by(provision("deploy", "--yes", *LIMIT, code=2))
+    put(files / "lb.key", right)
     provision("deploy", "--yes", *LIMIT)
 
     client = Client(fleet, files / "trust.pem", files / "client.pem")

@@ -240,7 +240,25 @@ def test_the_end_of_a_given_certificate_is_warned_of_and_then_refused_on_the_bal
     assert all(warns in text and "get a new one for balancer.tls.certificate" in text for text in told)
     step = config(inventory)
     if refused:
-        with pytest.raises(RefusalError, match=r"has ended on \d{4}-\d\d-\d\d: every client refuses it"):
+        with pytest.raises(RefusalError, match=r"has ended on \d{4}-\d\d-\d\d: every client refuses"):
+            step.want(FACTS, None)
+    else:
+        assert step.want(FACTS, None) is not None
+
+
+@pytest.mark.parametrize(
+    ("days", "warns", "refused"), [(90, "", False), (20, "end in 19 days", False), (-2, "have ended", True)]
+)
+def test_the_end_of_the_authorities_of_clients_is_warned_of_and_then_refused_on_the_balancer(
+    tmp_path: Path, days: float, warns: str, refused: bool
+) -> None:
+    put(tmp_path / "clients.pem", root("clients", days=days).pem)
+    inventory = loaded(tmp_path, "{authority: ca, client_ca: clients.pem}")
+    told = [text for text in inventory.warnings if "authorities of clients.pem" in text]
+    assert [f"{warns}, and no client of lb-01 is served after that" in text for text in told] == [True] * bool(warns)
+    step = config(inventory)
+    if refused:
+        with pytest.raises(RefusalError, match=r"all authorities of balancer.tls.client_ca have ended"):
             step.want(FACTS, None)
     else:
         assert step.want(FACTS, None) is not None

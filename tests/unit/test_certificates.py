@@ -117,17 +117,13 @@ BAD: dict[str, tuple[Callable[[Path], Sources], str, str]] = {
         lambda at: with_open_key(given_files(at, LEAF, MIDDLE)),
         *("key", "is open to every user of this machine (mode 0644): `chmod 600"),
     ),
-    "ended authority": (
-        lambda at: given_files(at, LEAF, MIDDLE, trust=put(at / "old.pem", root(days=-1).pem)),
-        *("trust", "has an authority that ended on"),
-    ),
     "server as authority": (
         lambda at: given_files(at, LEAF, MIDDLE, trust=put(at / "x.pem", LEAF.pem)),
         *("trust", "is not that of an authority: CN=lb"),
     ),
-    "ended authority of clients": (
-        lambda at: given_files(at, LEAF, MIDDLE, client_ca=put(at / "old.pem", root(days=-1).pem)),
-        *("client_ca", "has an authority that ended on"),
+    "server as authority of clients": (
+        lambda at: given_files(at, LEAF, MIDDLE, client_ca=put(at / "x.pem", LEAF.pem)),
+        *("client_ca", "is not that of an authority: CN=lb"),
     ),
     "only names with a star": (
         lambda at: given_files(at, issued("lb", MIDDLE, "*.example"), MIDDLE, names=()),
@@ -155,6 +151,28 @@ def test_a_chain_that_ends_or_has_ended_is_no_problem_of_the_inventory(tmp_path:
     found = served.read(given_files(tmp_path, issued("lb", MIDDLE, *NAMES, days=days), MIDDLE), NOW).certificate
     assert found is not None
     assert found.days == left
+
+
+def test_an_authority_that_has_ended_is_no_problem_of_the_inventory_and_ends_what_is_below(tmp_path: Path) -> None:
+    old = root(days=-0.5)
+    lasting = issued("root", key=old.key, days=50, authority=True)
+    sources = given_files(tmp_path, issued("lb", old, *NAMES), trust=put(tmp_path / "old.pem", old.pem))
+    assert certificate(sources).days == -1
+    assert certificate(replace(sources, client_ca=sources.trust)).clients_days == -1
+    both = replace(sources, trust=put(tmp_path / "both.pem", old.pem, lasting.pem))
+    assert certificate(both).days == 49, "beside a new authority, an old one may end"
+    assert certificate(replace(both, client_ca=both.trust)).clients_days == 49
+
+
+def test_a_kept_certificate_outlives_the_authority_of_ones_own_as_ended_and_says_the_way(tmp_path: Path) -> None:
+    authority.make(tmp_path / "ca", "ours", NOW)
+    served.keep(certificate(own(tmp_path)), "lb-01")
+    late = NOW + dt.timedelta(days=authority.AUTHORITY_DAYS + 1)
+    for renew_within in (0, 30):
+        found = served.read(own(tmp_path), late, renew_within).certificate
+        assert found is not None
+        assert (found.days < 0, found.is_new) == (True, False)
+        assert "make another authority by `provision ca init --folder`" in found.hindered
 
 
 @pytest.mark.parametrize(
@@ -199,7 +217,7 @@ def test_a_damaged_certificate_is_judged_or_refused(edits: list[tuple[int, int]]
         found = chain.certificates(ssl.DER_cert_to_PEM_cert(bytes(damaged)).encode())
     except UnusableError:
         return
-    said = [*chain.wrong_chain((*found, MIDDLE.certificate), LEAF.key, NOW), *chain.wrong_authorities(found, NOW)]
+    said = [*chain.wrong_chain((*found, MIDDLE.certificate), LEAF.key, NOW), *chain.wrong_authorities(found)]
     assert all(text.isprintable() for text in said)
     assert chain.is_trusted(found, [ROOT.certificate]) in (True, False)
     assert len(chain.subject(found[0])) <= 120
@@ -334,7 +352,7 @@ def test_a_kept_certificate_beyond_use_is_replaced(tmp_path: Path, work: Callabl
         (damage("ca.key", None), "ca.key is not there"),
         (damage("ca.key", issued("x").key_pem), "is the key of another authority"),
         (damage("ca.key", b"x", 0o644), "is open to every user"),
-        (damage("ca.pem", root(days=-1).pem), "has an authority that ended on"),
+        (damage("ca.pem", root(days=-1).pem), r"has ended on \d{4}-\d\d-\d\d: make another authority by"),
     ],
     ids=["no certificate", "no key", "another key", "open key", "ended"],
 )

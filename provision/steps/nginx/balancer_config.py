@@ -112,12 +112,9 @@ class Balancing(Generation):
         return super().names | {UPSTREAM, model_routes.FILE} | ({tls.CONF} if self.tls else set())
 
     def rendered(self, facts: HostFacts, have: State) -> Files:
-        """The files, with the upstream of this run. Refuses a certificate that has ended."""
-        if self.tls and self.tls.is_ended:
-            raise RefusalError(
-                f"the certificate of balancer.tls has ended on {self.tls.end}: every client refuses it. Get a new one,"
-                " or take balancer.tls out; then `provision deploy`"
-            )
+        """The files, with the upstream of this run. Refuses certificates that have ended."""
+        if self.tls and self.tls.refused:
+            raise RefusalError(self.tls.refused)
         listed = members(self.servers, self.fleet, facts, have)
         text = marks.text_of(have)
         served = served_models(self.servers, self.fleet, [member.label for member in listed], marks.sets(text))

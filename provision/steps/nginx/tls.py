@@ -82,7 +82,7 @@ class Tls:
         hsts: seconds of Strict-Transport-Security; 0 for no such header.
         redirect_port: port of the redirect from plain HTTP; 0 for none.
         end: the day of the certificate's end.
-        is_ended: whether the certificate has ended.
+        refused: why no client would be served; empty where clients are.
     """
 
     certificate: bytes = field(repr=False)
@@ -97,7 +97,7 @@ class Tls:
     hsts: int = 0
     redirect_port: int = 0
     end: str = ""
-    is_ended: bool = False
+    refused: str = ""
 
     @property
     def url(self) -> str:
