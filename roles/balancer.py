@@ -1,6 +1,5 @@
 """The balancer: one address in front of every instance of the inventory."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -20,13 +19,14 @@ from provision.inventory import (
     shared_settings,
     size_bytes,
 )
-from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing, sources
 from provision.render import render
 from provision.roles import balancer_tls
+from provision.roles.balancer_access import Access, bracketed
 from provision.roles.balancer_include import Include
 from provision.roles.balancer_tls import Tls
+from provision.roles.balancer_words import few, listens, milliseconds
 from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.instance import endpoint
@@ -50,7 +50,6 @@ HASH_KEYS = {
 QUEUE = 4
 """Waiting requests for each request in progress. Measured (docs/balancer.md): with one, 2 in 100 are refused at 80 %
 load although a place is soon free; with four hardly any, and nobody waits longer than a few answers take."""
-NAMED = 5  # names in a warning
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - the operator may ask for every address
 
 DURATIONS = ("read_timeout", "connect_timeout", "send_timeout", "fail_timeout", "shutdown_timeout")
@@ -64,7 +63,7 @@ FACTS: frozenset[str] = frozenset()
 containers."""
 
 
-class Settings(Base):
+class Settings(Access):
     """Balancing of requests over the instances. Without a group `balancer` every gpu host balances its own
     instances."""
 
@@ -101,8 +100,6 @@ class Settings(Base):
     """nginx's processes; `auto`: one per processor."""
     worker_connections: int = Field(default=4096, ge=64, le=30000)
     """Connections per process; every streamed request takes two."""
-    status_port: Port = 8080
-    """Port on 127.0.0.1 for nginx's counters (/stub_status) and the id of its configuration (/generation)."""
     shutdown_timeout: Duration = "1h"
     """How long the streams of an old worker process may go on after a reload."""
     include: Include = Include()
@@ -115,6 +112,7 @@ class Settings(Base):
         """Yield ports that meet, addresses given twice, durations without end."""
         if self.status_port == self.port:
             yield ("status_port",), "must differ from port"
+        yield from super().problems()
         if self.tls and self.tls.redirect_port in (self.port, self.status_port):
             yield ("tls", "redirect_port"), "must differ from port and status_port"
         if len(set(self.listen)) < len(self.listen):
@@ -141,7 +139,7 @@ class Settings(Base):
         return self._at(self.tls.redirect_port) if self.tls and self.tls.redirect_port else ()
 
     def _at(self, port: int) -> tuple[str, ...]:
-        return tuple(f"{_bracketed(address)}:{port}" for address in self.listen)
+        return tuple(f"{bracketed(address)}:{port}" for address in self.listen)
 
     @property
     def directive(self) -> str:
@@ -157,17 +155,7 @@ class Settings(Base):
     def local(self) -> str:
         """`ADDRESS:PORT` of the balancer for its own host."""
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.listen[0], self.listen[0])  # noqa: S104
-        return f"{_bracketed(address)}:{self.port}"
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
-def milliseconds(duration: str) -> str:
-    """Return a duration in nginx's notation."""
-    seconds = duration_seconds(duration)
-    return f"{int(seconds)}s" if seconds == int(seconds) else f"{math.ceil(seconds * 1000)}ms"
+        return f"{bracketed(address)}:{self.port}"
 
 
 def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
@@ -230,17 +218,11 @@ def _routing(host: Host, inventory: Inventory) -> Iterator[str]:
     counts = Counter(label for replicas in sets for label in replicas.labels)
     idle = [label for replicas in sets if not replicas.models for label in replicas.labels]
     shared = [label for label, count in counts.items() if count > 1]
-    parts = [f"the root of the balancer serves {_few(root)} only"]
-    parts += [f"clients reach {_few(others)} at {PREFIX}NAME/"] if others else []
-    parts += [f"the requests at once of {_few(shared)} are divided among its upstreams"] if shared else []
-    parts += [f"nothing is sent to {_few(idle)}, which has no models in the inventory"] if idle else []
+    parts = [f"the root of the balancer serves {few(root)} only"]
+    parts += [f"clients reach {few(others)} at {PREFIX}NAME/"] if others else []
+    parts += [f"the requests at once of {few(shared)} are divided among its upstreams"] if shared else []
+    parts += [f"nothing is sent to {few(idle)}, which has no models in the inventory"] if idle else []
     yield f"{where}{'; '.join(parts)} (docs/runbooks/serve-two-models.md)"
-
-
-def _few(names: Sequence[str]) -> str:
-    """Return some names, in words."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def _sets(host: Host, inventory: Inventory) -> tuple[ReplicaSet, ...]:
@@ -291,7 +273,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     if not is_balancing(host, inventory):
         return
     settings = host.of(Settings)
-    own = (*settings.addresses, *settings.redirects, f"127.0.0.1:{settings.status_port}")
+    own = (*settings.addresses, *settings.redirects, *settings.status)
     nginx = shared_settings.nginx(host)
     hosts = sources(host, inventory)
     members = [(other, instance) for other in hosts for instance in other.instances]
@@ -311,10 +293,14 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         max_fails=settings.max_fails,
         fail_timeout=milliseconds(settings.fail_timeout),
         keepalive=settings.keepalive,
-        listens=_listens(settings, secured.end if secured else ""),
+        listens=listens(settings.listen, settings.port, secured.end if secured else ""),
         url=secured.url if secured else f"http://{settings.local}",
         spelled=_spelled([instance for _, instance in members], engine),
         tls=secured,
+        doors=settings.doors(
+            f"{'https' if secured else 'http'}://{settings.local}{engine.health}",
+            asks_certificate=secured is not None and bool(secured.clients),
+        ),
     )
     yield Service(name=UNIT.removesuffix(".service"), after=(f"unit:{UNIT}",))
     if secured:
@@ -331,13 +317,6 @@ def _tls(host: Host, settings: Settings) -> tls.Tls | None:
     return balancer_tls.step(found, settings.tls, _vulnerable(nginx), **how)
 
 
-def _listens(settings: Settings, end: str) -> str:
-    """Return the addresses for clients, in words, and the end of the certificate."""
-    names = {"0.0.0.0": "every IPv4 address", "::": "every IPv6 address"}  # noqa: S104 - words for the address
-    secured = f" with TLS until {end}" if end else ""
-    return f"{', '.join(names.get(address, address) for address in settings.listen)}, port {settings.port}{secured}"
-
-
 def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapping[str, bytes]:
     """Return all files but the upstream. A request with one try more than a host has instances survives the loss of a
     host."""
@@ -347,6 +326,7 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
         worker_processes=settings.worker_processes,
         worker_connections=settings.worker_connections,
         shutdown_timeout=times["shutdown_timeout"],
+        allow=bool(settings.allow),
         includes=settings.include.names("http"),
         redirects=bool(settings.redirects),
     )
@@ -360,12 +340,12 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
         upstream=engine.name,
         allowed=engine.client_paths,
         routes=ROUTES_FILE,
+        allow=bool(settings.allow),
         includes=settings.include.names("server"),
         tries=tries,
         keepalive_min=tuple(int(part) for part in version.split(".")) >= (1, 27, 4),
     )
-    status = render("balancer/status.conf.j2", status_port=settings.status_port)
-    files = {"nginx.conf": main, "site.conf": site, "status.conf": status, **settings.include.files}
+    files = {"nginx.conf": main, "site.conf": site, **settings.access_files(settings.listen), **settings.include.files}
     if settings.redirects:
         files["redirect.conf"] = balancer_tls.redirect(settings.redirects, settings.port, size_bytes(settings.max_body))
     return files

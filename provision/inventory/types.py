@@ -89,6 +89,13 @@ def _is_network(value: str) -> bool:
         return False
 
 
+def _is_ip_network(value: str) -> bool:
+    try:
+        return "%" not in value and bool(ipaddress.ip_network(value))
+    except ValueError:
+        return False
+
+
 def is_duration(value: str) -> bool:
     """Return whether a text is a `Duration`."""
     return len(value) <= 30 and _DURATION.fullmatch(value) is not None
@@ -191,6 +198,7 @@ ModelName = Annotated[str, _check("a model such as deepseek-r1:32b or HOST/SPACE
 AbsolutePath = Annotated[str, _check("an absolute path without '..'", 1000, _is_absolute)]
 Address = Annotated[str, _check("an IP address", 45, is_address)]
 Network = Annotated[str, _check("an IPv4 address or network such as 10.0.0.0/24", 31, _is_network)]
+IpNetwork = Annotated[str, _check("an IP address or network such as 10.0.0.0/24 or fd00::/64", 49, _is_ip_network)]
 Version = Annotated[str, _check("a version such as 1.26.3 or 5:29.1.3-1~debian.13~trixie", 100, _VERSION.fullmatch)]
 Duration = Annotated[
     str,

@@ -208,6 +208,7 @@ PLACES = {
         "roles/mirrors.py",
         "roles/nginx.py",
         "roles/balancer.py",
+        "roles/balancer_access.py",
         "roles/balancer_include.py",
         "roles/balancer_tls.py",
         "templates/nginx/",

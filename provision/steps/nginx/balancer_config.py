@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 from provision.steps.base import Check, RefusalError, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
-from provision.steps.nginx import balancer_checks, model_routes, tls
+from provision.steps.nginx import balancer_checks, client_networks, model_routes, tls
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balanced_engine import BalancedEngine
+from provision.steps.nginx.client_networks import Door
 from provision.steps.nginx.generation import Files, Generation
 from provision.steps.nginx.past_upstream import is_not_ready, refuse_loss, restored
 from provision.steps.nginx.replica_sets import ReplicaSet, models_of, replica_sets
@@ -85,6 +86,7 @@ class Balancing(Generation):
         url: where clients on the host itself reach the balancer, for the proofs.
         spelled: model, canonical and in lower case -> the name in the inventory, for the proofs.
         tls: TLS for clients; None for plain HTTP.
+        doors: listeners that only some networks may use, for the proofs.
         fleet: the state of the fleet.
     """
 
@@ -100,6 +102,7 @@ class Balancing(Generation):
     url: str
     spelled: Mapping[str, str] = field(default_factory=dict)
     tls: Tls | None = None
+    doors: tuple[Door, ...] = ()
     fleet: FleetState = field(default_factory=FleetState, repr=False)
 
     def in_fleet(self, fleet: FleetState) -> Step:
@@ -155,7 +158,7 @@ class Balancing(Generation):
         """The effect on open streams and on clients; on a first deploy, the addresses for clients."""
         if have is None and want:
             return f"listens on {self.listens}"
-        said = [super().impact(have, want), tls.cost(have, want)]
+        said = [super().impact(have, want), tls.cost(have, want), client_networks.cost(have, want)]
         return "; ".join(filter(None, said))
 
     def diff(self, have: State, want: State) -> Sequence[str]:
@@ -170,6 +173,8 @@ class Balancing(Generation):
         proposed = frozenset(s.label for s in self.servers if s.each)
         yield from balancer_checks.members(live, expected, self.engine, settled, proposed)
         yield from self._through(live)
+        for door in self.doors:
+            yield from door.check(live)
 
     def _through(self, live: Any) -> Iterator[Check]:
         """Proofs by requests to the balancer, as a client sends them."""

@@ -1,4 +1,6 @@
-"""The operator's own part of the balancer, from the inventory to the host and back."""
+"""Settings of the balancer, from the inventory to the host and back: files of the operator, networks of a listener."""
+
+import json
 
 import pytest
 
@@ -19,7 +21,8 @@ def settings(fleet):
     yield fleet.vars["balancer"]
     del fleet.vars["balancer"]
     fleet.deploy(*ONLY)
-    assert "include-" not in fleet.on("lb-01", "ls", f"{FOLDER}/"), "no file stays without its key"
+    kept = [name for name in fleet.on("lb-01", "ls", f"{FOLDER}/").split() if name.startswith(("include-", "allow"))]
+    assert kept == [], "no file stays without its key"
 
 
 def test_files_of_the_operator_go_the_whole_way(fleet, settings):
@@ -61,3 +64,50 @@ def test_files_of_the_operator_go_the_whole_way(fleet, settings):
     fleet.deploy(*ONLY)
     kept = fleet.on("lb-01", "sh", "-c", f"grep -rl {SECRET} /var/lib/provision/journal /var/lib/provision/store || :")
     assert kept == ""
+
+
+def test_networks_of_both_listeners_go_the_whole_way(fleet, settings):
+    lb, gpu = fleet.address("lb-01"), fleet.address("gpu-01")
+    settings |= {"allow": [gpu], "status_listen": [lb], "status_allow": [gpu]}
+    plan = fleet.provision("plan", *ONLY)
+    assert f"clients outside of {gpu}/32 get 403" in plan.out, plan
+    deployed = fleet.deploy(*ONLY)
+
+    def status(host, url):
+        words = (
+            "sh",
+            "-c",
+            '"$@" || :',
+            "sh",
+            "curl",
+            "--noproxy",
+            "*",
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            f"http://{lb}:{url}",
+        )
+        return fleet.on(host, *words)
+
+    for path in ("/api/tags", "/v1/models", "/models/-/v1/models", "/models/-/api/tags", "/api/pull", "/x"):
+        with request(fleet, path) as answer:
+            assert (answer.status, list(json.load(answer))) == (403, ["error"]), path
+    asked = [(host, url) for host in ("gpu-01", "gpu-02") for url in ("3008/api/tags", "8080/generation")]
+    assert [status(*pair) for pair in asked] == ["200", "200", "403", "403"]
+    verified = fleet.provision("verify", "--limit", "lb-01", "-v")
+    assert verified.code == 0, verified
+
+    edit = f"sed -i 's/default 1/default 0/' {FOLDER}/allow.conf {FOLDER}/status.conf; systemctl reload provision-nginx"
+    fleet.on("lb-01", "sh", "-c", edit)
+    assert fleet.changes(*ONLY)["lb-01"] == ["config:balancer"]
+    opened = fleet.provision("verify", "--limit", "lb-01")
+    assert opened.code == 5, opened
+    for setting in ("balancer.allow", "balancer.status_allow"):
+        assert f"refuses 127.0.0.2, which is outside of {setting}" in opened.out, opened
+    fleet.deploy(*ONLY)
+    assert status("gpu-02", "3008/api/tags") == "403"
+
+    assert fleet.provision("rollback", deployed.doc["run"], "--yes", "--json").code == 0
+    assert [status("gpu-02", url) for url in ("3008/api/tags", "8080/generation")] == ["200", "000"]

@@ -1,0 +1,79 @@
+"""Which networks may use the addresses of a balancer: settings, files and proofs."""
+
+import ipaddress
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from provision.inventory import Address, IpNetwork, Port
+from provision.inventory import Settings as Base
+from provision.inventory.settings import KeyPath
+from provision.render import render
+from provision.steps.nginx import client_networks
+from provision.steps.nginx.client_networks import Door
+
+STATUS_PAGE = "/stub_status"
+
+
+class Access(Base):
+    """The settings of listeners that only some networks may use."""
+
+    allow: tuple[IpNetwork, ...] = Field(default=(), max_length=1000)
+    """Addresses and networks of clients, IPv4 or IPv6; other clients get 403. Empty: everybody. The balancer itself is
+    always allowed."""
+    status_port: Port = 8080
+    """Port on 127.0.0.1 for nginx's counters (/stub_status) and the id of its configuration (/generation)."""
+    status_listen: tuple[Address, ...] = Field(default=(), max_length=16)
+    """Further addresses of the status port, such as the host's address in a management network."""
+    status_allow: tuple[IpNetwork, ...] = Field(default=(), max_length=1000)
+    """Addresses and networks that may use the status port at `status_listen`; others get 403."""
+
+    def problems(self) -> Iterator[tuple[KeyPath, str]]:
+        """Yield addresses of the status port without networks, networks without addresses, and addresses of no use."""
+        if self.status_listen and not self.status_allow:
+            yield ("status_allow",), "must name the networks that may use the status port at status_listen"
+        if self.status_allow and not self.status_listen:
+            yield ("status_listen",), "must name an address, or status_allow is of no use"
+        for number, address in enumerate(self.status_listen):
+            found = ipaddress.ip_address(address)
+            if found.is_unspecified or found == ipaddress.ip_address("127.0.0.1"):
+                yield ("status_listen", number), "must be an address of the host; 127.0.0.1 has the status port always"
+            elif address in self.status_listen[:number]:
+                yield ("status_listen", number), "names an address twice"
+
+    @property
+    def status(self) -> tuple[str, ...]:
+        """`ADDRESS:PORT` of every address for the status."""
+        further = (f"{bracketed(address)}:{self.status_port}" for address in self.status_listen)
+        return (f"127.0.0.1:{self.status_port}", *further)
+
+    def access_files(self, listen: tuple[str, ...]) -> dict[str, bytes]:
+        """Return the files for the status and for the networks of clients: name -> bytes.
+
+        Args:
+            listen: addresses for clients.
+        """
+        allowed = client_networks.allowed(self.status_allow, self.status_listen)
+        status = render("balancer/status.conf.j2", listen=self.status, allowed=allowed if self.status_listen else [])
+        clients = {client_networks.FILE: client_networks.text(self.allow, listen)} if self.allow else {}
+        return {"status.conf": status, **clients}
+
+    def doors(self, url: str, *, asks_certificate: bool) -> tuple[Door, ...]:
+        """Return the proofs of listeners that only some networks may use.
+
+        Args:
+            url: where the host itself reaches a path that clients may ask for.
+            asks_certificate: whether clients need a certificate, which the proofs have not.
+        """
+        clients = [Door("balancer.allow", self.allow, (url,))] if self.allow and not asks_certificate else []
+        pages = tuple(f"http://{at}{STATUS_PAGE}" for at in self.status[1:])
+        return (*clients, *([Door("balancer.status_allow", self.status_allow, pages)] if pages else []))
+
+
+def bracketed(address: str) -> str:
+    """Return an IP address as it stands before a port.
+
+    Args:
+        address: IPv4 or IPv6 address.
+    """
+    return f"[{address}]" if ":" in address else address
