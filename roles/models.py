@@ -86,10 +86,33 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
             if canonical(name) != canonical(source)
         ]
         yield from aliases
+        yield from _carried(host, served, sources)
         if settings.resident and models:
             ids = [step.id for step in (*models, *aliases)]
             after = ("service:docker", f"container:{served.name}", *ids)
             yield Resident(instance=served.name, models=served.models, after=after)
+
+
+def _carried(host: Host, served: Instance, sources: Mapping[str, str]) -> Iterator[Alias]:
+    """Yield the public names that the models of an instance carry. A model of that very name needs nothing."""
+    for each in served.carried:
+        if canonical(each.name).lower() != canonical(each.version).lower():
+            source = sources[each.version]
+            kinds = ("model", "alias") if canonical(source) != canonical(each.version) else ("model",)
+            names = dict(zip(kinds, (source, each.version), strict=False))
+            yield Alias(
+                instance=served.name,
+                name=each.name,
+                source=each.version,
+                storage=served.storage,
+                digest=_digest(host.of(Settings), each.version, source),
+                compared=each.version,
+                after=(
+                    "service:docker",
+                    f"container:{served.name}",
+                    *(f"{kind}:{served.name}/{name}" for kind, name in names.items()),
+                ),
+            )
 
 
 def _served(host: Host) -> list[Instance]:

@@ -13,6 +13,7 @@ from provision.errors import Problem
 from provision.inventory import Host, Instance, Inventory, duration_seconds, shared_settings, size_bytes
 from provision.inventory.direct import without_proxy
 from provision.roles import ollama_settings
+from provision.roles import ollama_settings_traffic as public_names
 from provision.roles.ollama_settings import InstanceSettings, Settings, Tuning, named, value_of, wish_of
 from provision.steps import engines, nvidia_smi
 from provision.steps.base import Owned, Step
@@ -40,9 +41,12 @@ _SECRET = ("https_proxy", "no_proxy")
 
 
 def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
-    """Yield networks that `admit` names in vain, and cards of another host."""
+    """Yield networks that `admit` names in vain, cards of another host, and versions without an instance."""
     settings = host.of(Settings)
     yield from _elsewhere(host, inventory)
+    if host.gpu:
+        traffic = {other.name: other.of(Settings).traffic for other in inventory.hosts if other.instances}
+        yield from public_names.of_fleet(host, inventory, traffic)
     if settings.admit and host.instances and endpoint.is_local(host, inventory):
         yield host.problem(
             OLLAMA.name,

@@ -28,6 +28,7 @@ from provision.inventory import (
     share_of,
 )
 from provision.inventory import Settings as Base
+from provision.roles import ollama_settings_traffic as public_names
 from provision.steps.instance import storage
 from provision.steps.ollama.engine import OLLAMA
 from provision.steps.ollama.server_state import canonical
@@ -39,6 +40,7 @@ Cards = tuple[CardName, ...]
 Context = Annotated[int, Field(ge=256, le=10_000_000)] | Literal["auto"]
 Parallel = Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
 Storage = Literal["volume"] | AbsolutePath
+Shares = Annotated[dict[ModelName, Annotated[int, Field(ge=1, le=100)]], Field(min_length=1, max_length=16)]
 
 
 class Tuning(Base):
@@ -129,6 +131,11 @@ class Settings(Tuning):
     """The image, with a tag or a digest."""
     models: tuple[ModelName, ...] = ()
     """Models of every instance without `models` of its own."""
+    traffic: Annotated[dict[ModelName, Shares], Field(max_length=64)] = {}  # noqa: RUF012 - pydantic copies defaults
+    """Public name -> version -> percent of the requests, such as `{deepseek-r1:32b: {deepseek-r1:32b-old: 90,
+    deepseek-r1:32b-new: 10}}`. A version is a model of instances, which serve the model under the public name too; the
+    balancers divide the requests for the public name. Write the key once for all hosts
+    (docs/runbooks/grey-release.md)."""
     instances: tuple[InstanceSettings, ...] = ()
     """The containers of a host, each with its cards."""
     listen_address: Address | Literal[""] = ""
@@ -165,6 +172,9 @@ class Settings(Tuning):
         """Yield values that two instances cannot both have."""
         yield from super().problems()
         yield from _doubled(self)
+        yield from public_names.problems(self.traffic)
+        for name, item in named(self):
+            yield from public_names.of_instance(self.traffic, _models(self, item), name)
         if self.listen_address and ipaddress.ip_address(self.listen_address).version != 4:
             yield ("listen_address",), "must be an IPv4 address: not every Docker has a firewall chain for IPv6"
         for index, item in enumerate(self.instances):
@@ -231,6 +241,7 @@ def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
             port=item.port or FIRST_PORT + index,
             storage=storage.place(item.storage, settings.storage, name),
             models=_models(settings, item),
+            carried=public_names.carried(settings.traffic, _models(settings, item)),
             parallel=wish.least.parallel,
             context=wish.least.context,
             cache_type=wish.cache_type,

@@ -70,6 +70,21 @@ class Serving:
     max_unavailable: int | str = 1
 
 
+@dataclass(frozen=True)
+class Carried:
+    """A public name that a model of an instance carries beside its own name.
+
+    Args:
+        name: the name for clients, as the inventory has the name.
+        version: the model, as `Instance.models` has the name.
+        share: percent of the requests for the public name that all instances with the version get together.
+    """
+
+    name: str
+    version: str
+    share: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Instance(Serving):
     """One model server in a container, as its role declares it: all that other roles and the rollout read.
@@ -82,6 +97,7 @@ class Instance(Serving):
         storage: the place of the models: `volume`, for a Docker volume of the instance's name, or a directory of the
             host.
         models: names of the models.
+        carried: public names, each with the model that carries the name.
         parallel: requests answered at once (OLLAMA_NUM_PARALLEL); with `parallel_auto` the least number.
         context: tokens of context of each request; 0 where the engine has no such setting; with `context_auto` the
             least number.
@@ -98,6 +114,7 @@ class Instance(Serving):
     port: int
     storage: str = "volume"
     models: tuple[str, ...] = ()
+    carried: tuple[Carried, ...] = ()
     parallel: int = 1
     context: int = 0
     cache_type: str = "f16"
@@ -105,6 +122,11 @@ class Instance(Serving):
     weight: int = 1
     parallel_auto: bool = False
     context_auto: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names for clients: public names first, then the models."""
+        return tuple(dict.fromkeys((*(each.name for each in self.carried), *self.models)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,14 @@ def readiness(instance: str, models: Sequence[str], *, any_model: bool = False) 
     return sh(TEST, instance, *models[:1], title=f"test {instance}: it echoes")
 
 
-def stream(live: Any, url: str, model: str, serving: Mapping[str, str], config: str = "") -> Iterator[Check]:
+def stream(
+    live: Any,
+    url: str,
+    model: str,
+    serving: Mapping[str, str],
+    config: str = "",
+    versions: Sequence[str] = (),
+) -> Iterator[Check]:
     """The proof of a stream."""
     yield Check("an echo through the balancer", live.run("echo %s", url).stdout, model)
 

@@ -207,18 +207,29 @@ def test_verify_proves_the_name_and_its_bytes(tags, failed):
 @pytest.mark.parametrize(
     ("loaded", "of_alias", "shown"),
     [
-        ({MIRROR}, "1", {MODEL}),
+        ({MIRROR}, "1", {MIRROR, MODEL}),
+        ({MODEL}, "1", {MIRROR, MODEL}),
         ({MIRROR, MODEL}, "1", {MIRROR, MODEL}),
         ({MIRROR}, "2", {MIRROR}),
         ({"other:latest"}, "1", {"other:latest"}),
         (set(), "1", set()),
     ],
 )
-def test_a_model_loaded_under_the_mirrors_name_counts_under_its_own(loaded, of_alias, shown):
+def test_a_loaded_model_counts_under_every_name_with_its_bytes(loaded, of_alias, shown):
     known = {MODEL: {"digest": of_alias}, MIRROR: {"digest": "1"}}
-    found = server_state.as_served({name: {} for name in loaded}, {MODEL: MIRROR}, known)
+    found = server_state.as_served({name: {} for name in loaded}, known)
     assert set(found) == shown
-    assert server_state.as_served(None, {MODEL: MIRROR}, known) is None
+    assert server_state.as_served(None, known) is None
+
+
+def test_a_loaded_model_keeps_its_bytes_when_its_name_moves_and_its_memory_counts_once():
+    """The public name was loaded first, and means another version by now."""
+    known = {"old:1": {"digest": "1"}, "new:1": {"digest": "2"}, "public:1": {"digest": "2"}}
+    found = server_state.as_served({"public:1": {"digest": "1", "size_vram": 7}}, known)
+    assert set(found) == {"old:1"}
+    found = server_state.as_served({"new:1": {"digest": "2", "size_vram": 7}}, known)
+    assert set(found) == {"new:1", "public:1"}
+    assert server_state.claim(found) == 7
 
 
 # -- orphans and rollback
@@ -288,6 +299,7 @@ def test_the_model_is_served_under_its_name_and_a_removed_alias_leaves_the_bytes
     (delete,) = MarkedAlias(instance="ollama1", name=MODEL).commands({"ours": True}, None)
     assert run(delete).returncode == 0
     assert list(tags(host)) == [mirror]
+    assert len(json.loads(ask(host, "GET", "/api/ps")[-1])["models"]) == 1, "the model stays loaded"
     assert blobs(tmp_path) == before > 0
     assert not mark.exists()
     assert [path.read_text().strip() for path in mark.parent.glob("*")] == [mirror]

@@ -192,6 +192,7 @@ PLACES = {
         "roles/__init__.py",
         "roles/ollama.py",
         "roles/ollama_settings.py",
+        "roles/ollama_settings_traffic.py",
         "roles/models.py",
     ),
     "nginx": (

@@ -35,7 +35,13 @@ class StreamProof(Protocol):
     """Proves that a streamed answer comes through a balancer."""
 
     def __call__(
-        self, live: Any, url: str, model: str, serving: Mapping[str, str], config: str = ""
+        self,
+        live: Any,
+        url: str,
+        model: str,
+        serving: Mapping[str, str],
+        config: str = "",
+        versions: Sequence[str] = (),
     ) -> Iterator[Check]:
         """Yield the proofs, which load no model.
 
@@ -45,6 +51,7 @@ class StreamProof(Protocol):
             model: a model that every instance with requests serves.
             serving: label -> `ADDRESS:PORT`, of the instances with requests.
             config: file on the host with options of curl for requests to the balancer; empty for none.
+            versions: the models that carry the name `model`; empty where the name is a model's own.
         """
 
 

@@ -45,7 +45,15 @@ class BalancedEngine(Protocol):
     def spellings(self) -> Callable[[str], tuple[str, ...]]:
         """Returns the forms of a canonical name that clients write, the canonical form first."""
 
-    def stream(self, live: Any, url: str, model: str, serving: Mapping[str, str], config: str = "") -> Iterator[Check]:
+    def stream(
+        self,
+        live: Any,
+        url: str,
+        model: str,
+        serving: Mapping[str, str],
+        config: str = "",
+        versions: Sequence[str] = (),
+    ) -> Iterator[Check]:
         """Prove that a streamed answer comes through a balancer.
 
         Args:
@@ -54,4 +62,5 @@ class BalancedEngine(Protocol):
             model: a model on every instance with requests.
             serving: label -> `ADDRESS:PORT`, of the instances that get requests.
             config: file on the host with options of curl for requests to the balancer; empty for none.
+            versions: the models that carry the name `model`; empty where the name is a model's own.
         """

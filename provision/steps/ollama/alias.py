@@ -1,4 +1,5 @@
-"""A second name for a model on one instance: a model pulled under a mirror's name is served under its own.
+"""A second name for a model on one instance: a model pulled under a mirror's name is served under its own, and the
+versions of a public name are served under the public name (`ollama.traffic`).
 
 Ollama copies the manifest, and the blobs stay shared: a removed alias takes no blob along that another name has
 (docs/facts.md#ollama-api). A mark beside the marks of models tells that an alias is ours.
@@ -29,7 +30,7 @@ from provision.steps.wording import Vocabulary, Words
 
 KIND = "alias"
 
-# $1 container, $2 alias, $3 the model's name, $4 request, $5 name of the mark.
+# $1 container, $2 alias, $3 the model's name, $4 request, $5 name of the mark, $6 `public` or nothing.
 COPY = Script(
     "ollama/copy",
     scripts.PLACE
@@ -45,7 +46,7 @@ if [ "$code" != 200 ]; then
 fi
 umask 077
 mkdir -p "$folder/{MARKS}"
-printf '%s %s\n' "$2" "$3" >"$folder/{MARKS}/$5"
+printf '%s %s%s\n' "$2" "$3" "${{6:+ $6}}" >"$folder/{MARKS}/$5"
 """,
 )
 
@@ -57,14 +58,15 @@ class Alias(Step):
     Args:
         instance: name of the instance.
         name: the name for clients.
-        source: the name under which the model is pulled.
+        source: the model: its name on the mirror, or the version of a public name.
         storage: storage of the instance's models: `volume`, or a directory of the host.
         digest: sha256 of the model's manifest, if declared.
+        compared: of a public name, the model whose copies on all instances must have these bytes; else empty.
         after: ids of steps that change the model.
     """
 
     words: ClassVar[Vocabulary] = {
-        "same": Words("other bytes than under the mirror's name"),
+        "same": Words("other bytes than the model of this name"),
         "digest": Words("other bytes under this name", "digest", unless=("same",)),
     }
 
@@ -73,6 +75,7 @@ class Alias(Step):
     source: str
     storage: str = storage.VOLUME
     digest: str = ""
+    compared: str = ""
     after: tuple[str, ...] = ()
 
     @property
@@ -87,8 +90,9 @@ class Alias(Step):
 
     @property
     def compared_as(self) -> str:
-        """The model: instances with and without a mirror must have the same bytes under its name."""
-        return f"model:{self.name}"
+        """The model: instances with and without a mirror must have the same bytes under its name. Under a public name
+        each version has bytes of its own."""
+        return f"model:{self.compared or self.name}"
 
     def fact(self) -> Fact:
         """Asks every server of the host at once."""
@@ -102,10 +106,12 @@ class Alias(Step):
         """Copies the name, or has the server delete the name. The blobs stay where another name has them."""
         mark = server_state.mark(self.name) + ALIAS
         if want is None:
-            return [marked.delete(self.instance, self.name, mark, f"delete the name {self.name} from {self.instance}")]
+            title = f"delete the name {self.name} from {self.instance}"
+            return [marked.delete(self.instance, self.name, mark, title, unload=False)]
         body = json.dumps({"source": self.source, "destination": self.name})
         title = f"serve {self.source} as {self.name} from {self.instance}"
-        return [sh(COPY, self.instance, self.name, self.source, body, mark, title=title, timeout=90)]
+        public = [server_state.PUBLIC] if self.compared else []
+        return [sh(COPY, self.instance, self.name, self.source, body, mark, *public, title=title, timeout=90)]
 
     def irrevocable(self, before: State, after: State) -> str:
         """As with a model: a rollback deletes no name that clients may use by now."""
@@ -124,7 +130,7 @@ class Alias(Step):
         return f"serves {self.source} as {self.name}"
 
     def check(self, live: Any) -> Iterator[Check]:
-        """The server has the name, with the bytes that the mirror's name has."""
+        """The server has the name, with the bytes of the model."""
         yield from self.proofs(server_state.read_live(live))
 
     def proofs(self, servers: Servers) -> Iterator[Check]:

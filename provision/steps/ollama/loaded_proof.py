@@ -106,7 +106,7 @@ def _ask(live: Any, instance: str, server: Server, name: str) -> Said:
     output = live.run("sh -c %s sh %s %s %s %s", QUESTION, *words).stdout
     parts = dict(line.split(" ", 1) for line in output.splitlines() if " " in line)
     text, quiet, loaded = (_decoded(parts.get(key, "")) for key in ("answer", "quiet", "loaded"))
-    now = server_state.models(loaded)
+    now = server_state.as_served(server_state.models(loaded), server.tags or {})
     return Said(text, quiet or "nothing was said", (server.loaded or {}) if now is None else now)
 
 

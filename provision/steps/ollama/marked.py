@@ -12,13 +12,27 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, ClassVar
 
-from provision.command import Command, sh
+from provision.command import Command, Script, sh
 from provision.steps.base import Answer, Fact, Owned, State, Step
 from provision.steps.ollama import scripts, server_state
 from provision.steps.ollama.server_state import Servers
 
+# $1 container, $2 name of a mark.
+FORGET = Script("ollama/forget-name", scripts.PLACE + rf"""rm -f -- "$(folder "$1")/{server_state.MARKS}/$2" """)
 
-def delete(instance: str, name: str, mark: str, title: str) -> Command:
+
+def forget(instance: str, name: str) -> Command:
+    """Return the command that removes the mark of an alias; the name stays.
+
+    Args:
+        instance: name of the instance.
+        name: the name, which has the bytes of a pull by now.
+    """
+    title = f"note that {instance} has pulled {name} itself"
+    return sh(FORGET, instance, server_state.mark(name) + server_state.ALIAS, title=title, timeout=90)
+
+
+def delete(instance: str, name: str, mark: str, title: str, *, unload: bool = True) -> Command:
     """Return the command that has a server delete a name. The blobs stay where another name has them.
 
     Args:
@@ -26,10 +40,12 @@ def delete(instance: str, name: str, mark: str, title: str) -> Command:
         name: the name of the model.
         mark: name of the mark, which goes too.
         title: shown to people.
+        unload: whether the server unloads the model first. Names with the same bytes share a loaded model, so a second
+            name goes without.
     """
     request = {"model": name}
-    unload = json.dumps({**request, "keep_alive": 0, "stream": False})
-    words = (instance, name, json.dumps(request), unload, mark, server_state.manifest_path(name))
+    unloading = json.dumps({**request, "keep_alive": 0, "stream": False}) if unload else ""
+    words = (instance, name, json.dumps(request), unloading, mark, server_state.manifest_path(name))
     return sh(scripts.DELETE, *words, title=title, timeout=300)
 
 

@@ -78,7 +78,7 @@ def sizes(answer: Answer) -> Sizes:
             exit_status=answer.exit,
             stderr=ending(evidence, 2000),
         ) from error
-    loaded = tuple(size for name in sorted(servers) for size in of_server(name, servers[name]))
+    loaded = tuple(dict.fromkeys(size for name in sorted(servers) for size in of_server(name, servers[name])))
     silent = {name: _silence(server) for name, server in servers.items() if server.loaded is None}
     pulled = {(name, alias): source for name, server in servers.items() for alias, source in _pulled(server).items()}
     settings = {name: (server.context, server.parallel) for name, server in servers.items()}
@@ -96,8 +96,8 @@ def _silence(server: server_state.Server) -> str:
 
 
 def of_server(instance: str, server: server_state.Server) -> Iterator[Size]:
-    """Yield the loaded models of an instance, by the names under which they were pulled. An impossible number of the
-    server counts as 0.
+    """Yield the loaded models of an instance, by the names under which they were pulled; a model with several names
+    comes several times. An impossible number of the server counts as 0.
 
     Args:
         instance: name of the instance.
@@ -109,4 +109,6 @@ def of_server(instance: str, server: server_state.Server) -> Iterator[Size]:
         size, on_cards, context = (
             number if isinstance(number, int) and 0 <= number < MOST else 0 for number in numbers
         )
-        yield Size(instance, pulled.get(model, model), size, on_cards, context)
+        source = pulled.get(model, model)
+        source = pulled.get(source, source)  # a version of a public name may come from a mirror
+        yield Size(instance, source, size, on_cards, context)

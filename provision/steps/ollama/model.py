@@ -73,6 +73,7 @@ class Model(Step):
     words: ClassVar[Vocabulary] = {
         "whole": Words("its files are damaged or incomplete"),
         "stale": Words("its server has not read the mended files", unless=("whole",)),
+        "borrowed": Words("the name means another model, as a public name did"),
         "digest": Words("other bytes under this name", "digest"),
     }
 
@@ -114,17 +115,20 @@ class Model(Step):
 
     def want(self, facts: HostFacts, have: State) -> State:
         """Present and whole, with the declared digest if any, on a server that has not seen damaged blobs of the
-        model."""
+        model. A name that was a public name is pulled."""
         fresh = {"stale": False} if _restarts(have) else {}
+        fresh |= {"borrowed": False} if have and have.get("borrowed") else {}
         return {"whole": True, **fresh, **({"digest": self.digest} if self.digest else {})}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Pulls the model by a job, or has the server delete it. After a blob was mended the instance restarts."""
         if want is None:
             return [self._delete()]
-        differs = have is None or any(have.get(key) != want[key] for key in ("whole", "digest") if key in want)
+        keys = [key for key in ("whole", "digest", "borrowed") if key in want]
+        differs = have is None or any(have.get(key) != want[key] for key in keys)
         pull = [self._pull("mended" if _restarts(have) else "")] if differs else []
-        return [*pull, *([self._restart()] if _restarts(have) else [])]
+        own = [marked.forget(self.instance, self.name)] if want.get("borrowed") is False else []
+        return [*pull, *own, *([self._restart()] if _restarts(have) else [])]
 
     def _delete(self) -> Command:
         title = f"delete {self.name} from {self.instance}"
@@ -158,7 +162,8 @@ class Model(Step):
 
     def filling(self, have: State) -> Filling | None:
         """The blobs that are not there yet. A restart alone pulls nothing."""
-        if have is not None and have.get("whole") and self.digest in ("", have.get("digest")):
+        known = have or {}
+        if known.get("whole") and not known.get("borrowed") and self.digest in ("", known.get("digest")):
             return None
         usual = SIZES.get(server_state.canonical(self.name)) if have is None else None
         at, root, kept = self.storage, self.data_root, have is None and not self.digest
@@ -213,7 +218,10 @@ class Model(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """The server has the model whole, with the same bytes as its neighbours, and answers with the model."""
-        servers = server_state.read_live(live)
+        yield from self.proofs(server_state.read_live(live))
+
+    def proofs(self, servers: Servers) -> Iterator[Check]:
+        """Return the proofs by the state of the host's servers."""
         try:
             state = self._state(servers)
         except (BlockedError, UnreadableError) as error:
@@ -254,6 +262,7 @@ class Model(Step):
             "size": entry.get("size"),
             "damaged": damaged,
             "stale": server_state.mark(self.name) in server.stale,
+            "borrowed": server_state.canonical(self.name) in server.public,
             "ours": server_state.canonical(self.name) in map(server_state.canonical, server.marked),
         }
 
@@ -268,7 +277,9 @@ def _restarts(have: State) -> bool:
 
 
 def _digests(servers: Servers, model: str) -> set[str]:
-    entries = [(server.tags or {}).get(server_state.canonical(model)) for server in servers.by_name.values()]
+    """Return the digests of a model on a host. Where the name is a public name, another version has the name."""
+    name = server_state.canonical(model)
+    entries = [(server.tags or {}).get(name) for server in servers.by_name.values() if name not in server.public]
     return {str(entry.get("digest", "")).removeprefix("sha256:") for entry in entries if entry}
 
 

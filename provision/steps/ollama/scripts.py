@@ -187,7 +187,7 @@ ready "$1" "$(at "$1")" 120
 """,
 )
 
-# $1 container, $2 model, $3 request, $4 request to unload the model, $5 name of the mark, $6 its manifest below
+# $1 container, $2 model, $3 request, $4 request to unload or empty, $5 name of the mark, $6 the manifest below
 # models/manifests. A missing container or model is no failure: neither is wanted. A stopped server is started for the
 # request, and stopped again. A server that does not start, hangs or is ill must not block a removal from the inventory:
 # then its manifest goes, and the blobs go at its next start (docs/facts.md#shared-models-folder).
@@ -203,8 +203,10 @@ case $(docker inspect --type container --format '{{{{.State.Status}}}}' "$1") in
   *) if timeout 60 docker start "$1" >/dev/null; then up=yes started=yes; else up=; fi ;;
 esac
 if [ "$up" ]; then
+  path=/api/version
+  [ -z "$4" ] || path=/api/generate
   printf '%s' "$4" | curl --noproxy '*' -sS -m 30 --retry 40 --retry-delay 1 --retry-max-time 40 --retry-connrefused \
-    -o /dev/null --data-binary @- "http://$at/api/generate" || :
+    -o /dev/null ${{4:+--data-binary @-}} "http://$at$path" || :
   code=$(printf '%s' "$3" | curl --noproxy '*' -sS -m 60 -o /dev/null -w '%{{http_code}}' -X DELETE --data-binary @- \
     "http://$at/api/delete") || code=000
 fi

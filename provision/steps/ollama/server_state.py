@@ -24,6 +24,7 @@ __all__ = [
     "MARKS",
     "MENDED",
     "PROBE",
+    "PUBLIC",
     "Server",
     "Servers",
     "canonical",
@@ -39,7 +40,8 @@ __all__ = [
 MARKS = "provision-models"
 """The folder beside an instance's `models/`, with a file for each model that we pulled."""
 MENDED = ".mended"  # ends the name of a file beside a mark: start times of the servers that ran while a blob was mended
-ALIAS = ".alias"  # ends the name of an alias' mark, which has the alias and the name of the model
+ALIAS = ".alias"  # ends the name of an alias' mark, which has the alias and the name of the model, and perhaps PUBLIC
+PUBLIC = "public"  # ends the mark of a public name, whose bytes are not the bytes that a pull of the name brings
 BLOB = r"sha256-[0-9a-f]{64}"  # the name of a blob file
 DEFAULT_KEEP_ALIVE = "5m"
 MIB = 1 << 20
@@ -76,6 +78,7 @@ class Server:
         wrong: blob file -> sha256 of its wrong bytes, by the last hash.
         marked: models that we pulled.
         aliases: names that we gave models, each with the name of its model.
+        public: the public names among them, in canonical form.
         stale: names of the marks of models with a blob mended while this server ran.
         holding: whether its processes hold the memory of the cards that it claims for its loaded models.
     """
@@ -97,6 +100,7 @@ class Server:
     wrong: Mapping[str, str] = field(default_factory=dict)
     marked: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    public: frozenset[str] = frozenset()
     stale: frozenset[str] = frozenset()
     holding: Holding = field(default_factory=Holding)
 
@@ -195,9 +199,10 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
     tags, loaded = map(models, _bodies(item))
     marks = {path: content.decode(errors="replace") for path, content in _below(inside, f"{MARKS}/").items()}
     mended = {path: content for path, content in marks.items() if path.endswith(MENDED)}
-    words = (text.split() for path, text in marks.items() if path.endswith(ALIAS))
-    aliases = dict(sorted((pair[0], pair[1]) for pair in words if len(pair) == 2))
-    loaded = as_served(loaded, aliases, tags or {})
+    words = [text.split() for path, text in marks.items() if path.endswith(ALIAS)]
+    words = [parts for parts in words if len(parts) == 2 or parts[2:] == [PUBLIC]]
+    aliases = dict(sorted((parts[0], parts[1]) for parts in words))
+    loaded = as_served(loaded, tags or {})
     return Server(
         status=item["status"],
         at=at,
@@ -216,6 +221,7 @@ def _server(item: Mapping[str, Any], docker: Docker) -> Server:
         wrong=_below(docker.damaged, f"{folder}/models/blobs/"),
         marked=tuple(sorted(text.strip() for path, text in marks.items() if not path.endswith((MENDED, ALIAS)))),
         aliases=aliases,
+        public=frozenset(canonical(parts[0]) for parts in words if parts[2:]),
         stale=frozenset(
             path.removesuffix(MENDED) for path, text in mended.items() if item.get("started") in text.splitlines()
         ),
@@ -258,25 +264,25 @@ def models(body: str) -> Mapping[str, Mapping[str, Any]] | None:
 
 def as_served(
     loaded: Mapping[str, Mapping[str, Any]] | None,
-    aliases: Mapping[str, str],
     tags: Mapping[str, Mapping[str, Any]],
 ) -> Mapping[str, Mapping[str, Any]] | None:
-    """Return the loaded models by the names for clients. Names with the same bytes share a loaded model, and `/api/ps`
-    shows the name that came first (docs/facts.md#ollama-api).
+    """Return the loaded models by every name with their bytes. Names with the same bytes share a loaded model, and
+    `/api/ps` shows the name that came first (docs/facts.md#ollama-api).
 
     Args:
         loaded: model name -> entry of `/api/ps`; None without an answer.
-        aliases: name for clients -> name under which the model was pulled.
         tags: model name -> entry of `/api/tags`.
     """
-    served = {canonical(source): canonical(alias) for alias, source in aliases.items()}
-    digests = {name: entry.get("digest") for name, entry in tags.items()}
-    shown = {}
-    for name, entry in (loaded or {}).items():
-        alias = served.get(name, name)
-        same = alias not in (loaded or {}) and digests.get(alias) == digests.get(name)
-        shown[alias if same else name] = entry
-    return None if loaded is None else shown
+    if loaded is None:
+        return None
+    names: dict[Any, list[str]] = {}
+    for name, entry in tags.items():
+        names.setdefault(entry.get("digest"), []).append(name)
+    shown: dict[str, Mapping[str, Any]] = {}
+    for name, entry in loaded.items():
+        digest = entry.get("digest") or tags.get(name, {}).get("digest")
+        shown |= dict.fromkeys((digest and names.get(digest)) or [name], entry)
+    return shown
 
 
 def claim(loaded: Mapping[str, Mapping[str, Any]]) -> int:
@@ -285,7 +291,8 @@ def claim(loaded: Mapping[str, Mapping[str, Any]]) -> int:
     Args:
         loaded: model name -> entry of `/api/ps`.
     """
-    sizes = (entry.get("size_vram") for entry in loaded.values())
+    entries = {id(entry): entry for entry in loaded.values()}  # an entry has every name of its model
+    sizes = (entry.get("size_vram") for entry in entries.values())
     return sum(size for size in sizes if isinstance(size, int) and size > 0)
 
 

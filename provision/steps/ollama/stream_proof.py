@@ -5,7 +5,7 @@ the instances over HTTP.
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from provision.steps.base import NOT_ASKED, Check
@@ -38,7 +38,14 @@ LENGTHS = (24, 96, 384)  # tokens; a longer answer is asked for if a shorter one
 SHORT = 50.0  # milliseconds; a faster answer tells nothing
 
 
-def stream(live: Any, url: str, model: str, serving: Mapping[str, str], config: str = "") -> Iterator[Check]:
+def stream(
+    live: Any,
+    url: str,
+    model: str,
+    serving: Mapping[str, str],
+    config: str = "",
+    versions: Sequence[str] = (),
+) -> Iterator[Check]:
     """A streamed answer comes through unbuffered: its lines are spread over the time in which they were made.
 
     A busy host may take all lines of a short answer at once, however they came. Then a longer answer is asked for: the
@@ -50,8 +57,10 @@ def stream(live: Any, url: str, model: str, serving: Mapping[str, str], config: 
         model: a model that every instance with requests serves.
         serving: label -> `ADDRESS:PORT`, of the instances with requests.
         config: file on the host with options of curl for requests to the balancer; empty for none.
+        versions: the models that carry the name `model`; empty where the name is a model's own. Names with the same
+            bytes share a loaded model (docs/facts.md#ollama-api).
     """
-    without = _without(live, model, serving)
+    without = _without(live, {canonical(name) for name in (model, *versions)}, serving)
     if without:
         places = f"{', '.join(without[:4])}{' and others' if len(without) > 4 else ''}"
         why = f"{model} is not loaded on {places}, and a question would load it"
@@ -71,12 +80,12 @@ def stream(live: Any, url: str, model: str, serving: Mapping[str, str], config: 
         yield Check("lines of the answer come as they are made", is_spread(frames), True)
 
 
-def _without(live: Any, model: str, serving: Mapping[str, str]) -> list[str]:
-    """Return the labels of instances with requests that do not have a model loaded."""
+def _without(live: Any, names: Collection[str], serving: Mapping[str, str]) -> list[str]:
+    """Return the labels of instances with requests that have none of some models loaded."""
     blanks = " ".join(["%s"] * len(serving))
     lines = live.run(f"sh -c %s sh {blanks}", LOADED, *serving.values()).stdout if serving else ""
     bodies = dict(line.split(" ", 1) for line in lines.splitlines() if " " in line)
-    return [label for label, at in serving.items() if canonical(model) not in _names(bodies.get(at, ""))]
+    return [label for label, at in serving.items() if _names(bodies.get(at, "")).isdisjoint(names)]
 
 
 def _names(body: str) -> set[str]:
