@@ -16,9 +16,11 @@ from urllib.parse import quote, urlsplit
 
 from provision.errors import HostError, ProvisionError, UnreachableError, UsageError
 from provision.inventory import Host, Instance, Inventory, Secret, shared_settings
+from provision.inventory.model import Carried
 from provision.inventory.topology import is_balancing, sources
 from provision.loadtest.measure import Tally
 from provision.loadtest.trust import MACHINE, Trust
+from provision.steps.nginx import traffic_shares
 from provision.terminal_text import line
 
 TIMEOUT = 10.0  # seconds without a byte
@@ -35,7 +37,8 @@ class Member:
         cards: its cards, as the inventory names them.
         parallel: answers at once; 0 where the instance takes the number from the estimate.
         weight: its weight in the upstream.
-        models: the models that it serves.
+        models: the models and the public names that it serves.
+        carried: its public names, each with version and share.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Member:
     parallel: int
     weight: int
     models: Sequence[str]
+    carried: Sequence[Carried] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
     ]
     if not members:
         raise UsageError("no instance is behind these balancers", "see ollama.instances")
-    first, *rest = [instance.models for _, instance in members]
+    first, *rest = [instance.names for _, instance in members]
     return Endpoint(
         urls=tuple(_url(host) for host in balancers),
         trust=_trust(balancers),
@@ -118,7 +122,14 @@ def of_inventory(inventory: Inventory, hosts: Sequence[Host]) -> Endpoint:
         },
         models=tuple(model for model in first if all(_is_served(model, served) for served in rest)),
         members=tuple(
-            Member(_name(host, own), own.gpus, 0 if own.parallel_auto else own.parallel, own.weight, own.models)
+            Member(
+                name=_name(host, own),
+                cards=own.gpus,
+                parallel=0 if own.parallel_auto else own.parallel,
+                weight=own.weight,
+                models=own.names,
+                carried=own.carried,
+            )
             for host, own in members
         ),
         behind={
@@ -211,12 +222,23 @@ def of_model(endpoint: Endpoint, model: str) -> Endpoint:
     urls = [url for url in endpoint.urls if not names.isdisjoint(endpoint.behind[url])]
     if not urls:
         raise UsageError(f"{endpoint.urls[0]} has no instance with {line(model, 200)}", "give another --model")
+    divided = _divided(endpoint, model)
     return replace(
         endpoint,
         urls=tuple(url if endpoint.behind[url] <= names else f"{url}{path}" for url in urls),
-        weights={name: weight for name, weight in endpoint.weights.items() if name in names},
+        weights={name: divided.get(name, weight) for name, weight in endpoint.weights.items() if name in names},
         members=tuple(member for member in endpoint.members if member.name in names),
     )
+
+
+def _divided(endpoint: Endpoint, model: str) -> Mapping[str, float]:
+    """HOST/INSTANCE of the instances that carry a public name -> its weight by the shares of the versions."""
+    found = [
+        (member, each) for member in endpoint.members for each in member.carried if _is_served(model, (each.name,))
+    ]
+    shares = {_full(each.version).lower(): each.share for _, each in found}
+    weights = traffic_shares.weights([(_full(each.version).lower(), member.weight) for member, each in found], shares)
+    return {member.name: float(weight) for (member, _), weight in zip(found, weights, strict=True)}
 
 
 def _is_served(model: str, models: Sequence[str]) -> bool:

@@ -77,14 +77,14 @@ class Replicas:
 
     def _models(self, instance: Instance) -> tuple[str, ...]:
         """Return the models of an instance; a model without a name for an instance without models."""
-        names = (self._names.get(_canonical(instance, model), model) for model in instance.models)
+        names = (self._names.get(_canonical(instance, model), model) for model in instance.names)
         return tuple(dict.fromkeys(names)) or ("",)
 
     @cached_property
     def _names(self) -> Mapping[str, str]:
         """The first name of each model: instances may write `gemma3` and `gemma3:latest`."""
         instances = [instance for host in self.inventory.hosts for instance in host.instances]
-        named = [(_canonical(instance, model), model) for instance in instances for model in instance.models]
+        named = [(_canonical(instance, model), model) for instance in instances for model in instance.names]
         return dict(reversed(named))
 
 

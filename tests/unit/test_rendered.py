@@ -27,7 +27,7 @@ def rendered(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("file", WRITTEN)
-@pytest.mark.parametrize("name", ["fleet", "two-models"])
+@pytest.mark.parametrize("name", ["fleet", "two-models", "grey-release"])
 def test_the_configuration_is_as_it_was(name: str, file: str) -> None:
     text, golden = rendered(name)[file], RENDERED / name / file
     if os.environ.get("PROVISION_GOLDEN") == "write":
@@ -37,7 +37,7 @@ def test_the_configuration_is_as_it_was(name: str, file: str) -> None:
     parse(text)
 
 
-@pytest.mark.parametrize("name", ["fleet", "two-models"])
+@pytest.mark.parametrize("name", ["fleet", "two-models", "grey-release"])
 def test_the_upstream_of_the_inventory_survives_parsing(name: str) -> None:
     text = rendered(name)["upstream.conf"]
     found = Upstream.parse(text)

@@ -9,6 +9,7 @@ from provision.steps.live import asked_once
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.model_routes import OPENAI, PREFIX, UNKNOWN
+from provision.steps.nginx.replica_sets import ReplicaSet
 from provision.steps.nginx.upstream import InstanceRef, Member
 from provision.steps.nginx_paths import CONFIG
 
@@ -72,6 +73,25 @@ def members(
     addresses = {name: member.at for name, member in listed.items() if name not in drained}
     if addresses:
         yield from _answering(live, addresses, engine.health)
+
+
+def shares(live: Any, sets: Sequence[ReplicaSet]) -> Iterator[Check]:
+    """The versions of each public name have the declared shares, and the instances have weights to match.
+
+    Args:
+        live: testinfra's host.
+        sets: the replica sets by the inventory.
+    """
+    wanted = [replicas for replicas in sets if replicas.shares]
+    got = {replicas.models: replicas for replicas in upstream.sets(_upstream(live)) if replicas.shares}
+    for replicas in wanted:
+        found = got.get(replicas.models)
+        name = f"{', '.join(replicas.models)}: percent of each version, and weight of each instance"
+        yield Check(name, _weighed(found) if found else "no such shares", _weighed(replicas))
+
+
+def _weighed(replicas: ReplicaSet) -> dict[str, int]:
+    return {**dict(replicas.shares), **dict(zip(replicas.labels, replicas.weights, strict=False))}
 
 
 def _apart(up: Mapping[str, Member], settled: Mapping[str, str]) -> Iterator[Check]:

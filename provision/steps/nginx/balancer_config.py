@@ -18,10 +18,12 @@ from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.client_networks import Door
 from provision.steps.nginx.generation import Files, Generation
+from provision.steps.nginx.ipv4 import is_ipv4
 from provision.steps.nginx.past_upstream import is_not_ready, refuse_loss, restored
 from provision.steps.nginx.replica_sets import ReplicaSet, models_of, replica_sets
 from provision.steps.nginx.tls import Tls
-from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream, is_ipv4
+from provision.steps.nginx.traffic_shares import Traffic
+from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream
 from provision.steps.nginx_paths import CONFIG
 
 UPSTREAM = marks.FILE
@@ -41,7 +43,7 @@ class Server:
         each: requests more for each further request that such an instance answers at once; 0 for every other instance.
         address: its address by the inventory alone, perhaps a name.
         settled: whether the instance listens at the address and nowhere else; else the address only leads to its host.
-        models: names of its models, canonical and in lower case.
+        models: names of its models and its public names, canonical and in lower case.
     """
 
     host: str
@@ -85,6 +87,7 @@ class Balancing(Generation):
         listens: where clients reach the balancer, in words for the plan.
         url: where clients on the host itself reach the balancer, for the proofs.
         spelled: model, canonical and in lower case -> the name in the inventory, for the proofs.
+        traffic: public name -> version -> percent, all names canonical and in lower case.
         tls: TLS for clients; None for plain HTTP.
         doors: listeners that only some networks may use, for the proofs.
         fleet: the state of the fleet.
@@ -101,6 +104,7 @@ class Balancing(Generation):
     listens: str
     url: str
     spelled: Mapping[str, str] = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=dict)
     tls: Tls | None = None
     doors: tuple[Door, ...] = ()
     fleet: FleetState = field(default_factory=FleetState, repr=False)
@@ -108,6 +112,12 @@ class Balancing(Generation):
     def in_fleet(self, fleet: FleetState) -> Step:
         """The configuration for the present state of the fleet."""
         return dataclasses.replace(self, fleet=fleet)
+
+    @property
+    def sets(self) -> tuple[ReplicaSet, ...]:
+        """The replica sets by the inventory."""
+        weights = {server.label: server.weight for server in self.servers}
+        return replica_sets({server.label: server.models for server in self.servers}, self.traffic, weights)
 
     @property
     def names(self) -> frozenset[str]:
@@ -121,7 +131,7 @@ class Balancing(Generation):
         listed = members(self.servers, self.fleet, facts, have)
         text = marks.text_of(have)
         served = served_models(self.servers, self.fleet, [member.label for member in listed], marks.sets(text))
-        sets = replica_sets(served)
+        sets = replica_sets(served, self.traffic, {member.label: member.weight for member in listed})
         listed = with_requests(listed, marks.members(text), sets, self.fleet)
         upstream = Upstream(
             name=self.engine.name,
@@ -168,10 +178,13 @@ class Balancing(Generation):
     def check(self, live: Any) -> Iterator[Check]:
         """The purpose of the configuration: see `balancer_checks`."""
         yield from super().check(live)
-        expected = {s.label: (s.port, s.weight, s.max_conns) for s in self.servers}
+        sets = self.sets
+        own = {label for replicas in sets if not replicas.weights for label in replicas.labels}
+        expected = {s.label: (s.port, s.weight if s.label in own else 1, s.max_conns) for s in self.servers}
         settled = {s.label: s.address for s in self.servers if s.settled}
         proposed = frozenset(s.label for s in self.servers if s.each)
         yield from balancer_checks.members(live, expected, self.engine, settled, proposed)
+        yield from balancer_checks.shares(live, sets)
         yield from self._through(live)
         for door in self.doors:
             yield from door.check(live)
@@ -191,13 +204,14 @@ class Balancing(Generation):
     def _streams(self, live: Any, config: str) -> Iterator[Check]:
         """A streamed answer through each replica set: at the root for a single set, else at the path of a model."""
         serving = balancer_checks.serving(live)
-        sets = replica_sets({server.label: server.models for server in self.servers})
+        sets = self.sets
         for replicas in sets:
             if replicas.models:
                 name = replicas.models[0]
                 url = self.url if len(sets) == 1 else f"{self.url}{model_routes.PREFIX}{name}"
                 behind = {label: at for label, at in serving.items() if label in replicas.labels}
-                yield from self.engine.stream(live, url, self.spelled[name], behind, config)
+                versions = [self.spelled[version] for version, _ in replicas.shares]
+                yield from self.engine.stream(live, url, self.spelled[name], behind, config, versions)
 
 
 def members(servers: tuple[Server, ...], fleet: FleetState, facts: HostFacts, have: State) -> tuple[Member, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from provision.steps.base import RefusalError
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream as marks
-from provision.steps.nginx.replica_sets import ReplicaSet, models_of
+from provision.steps.nginx.replica_sets import ReplicaSet, models_of, models_without_carried
 from provision.steps.nginx.upstream import NOWHERE, InstanceRef, Member, Upstream
 
 
@@ -36,7 +36,8 @@ def restored(
         ready; and if it gets no requests now, unless it is declared and its host was restored: only then was it tested.
 
     Raises:
-        RefusalError: an instance serves models without a replica set in the past.
+        RefusalError: an instance serves models without a replica set in the past, or the versions of a public name are
+            on other instances now.
     """
     old = {member.label: member for member in past.members}
     back = {name for name in {*old, *present} if InstanceRef.of(name).host in fleet.addresses}
@@ -94,15 +95,19 @@ def _sets(past: Upstream, listed: Sequence[str], present: Sequence[ReplicaSet]) 
 
     A replica set without members stays, because the routes of the past name its block.
     """
-    served = models_of(present)
+    served, own, then = models_of(present), models_without_carried(present), models_of(past.sets)
     if not past.sets:
-        if len(present) > 1 and not any(set(listed) <= set(replicas.labels) for replicas in present):
+        same = [replicas.labels for replicas in present if not replicas.weights]
+        if len(present) > 1 and not any(set(listed) <= set(labels) for labels in same):
             raise _refusal(", ".join(listed))
         return ()
     sets = []
     for replicas in past.sets:
         names = [name for name in (*replicas.labels, *listed) if name in listed]
-        serving = [name for name in names if _belongs(name, replicas, served)]
+        if replicas.shares:
+            sets.append(_divided(replicas, names, served, then))
+            continue
+        serving = [name for name in names if _belongs(name, replicas, own)]
         sets.append(ReplicaSet(replicas.models, tuple(dict.fromkeys(serving))))
     without = [name for name in listed if all(name not in replicas.labels for replicas in sets)]
     if without:
@@ -110,7 +115,36 @@ def _sets(past: Upstream, listed: Sequence[str], present: Sequence[ReplicaSet]) 
     return tuple(sets)
 
 
-def _belongs(name: str, replicas: ReplicaSet, served: Mapping[str, tuple[str, ...]]) -> bool:
+def _divided(
+    replicas: ReplicaSet,
+    listed: Sequence[str],
+    served: Mapping[str, Sequence[str]],
+    then: Mapping[str, Sequence[str]],
+) -> ReplicaSet:
+    """Return the replica set of a public name with the shares of the past.
+
+    Raises:
+        RefusalError: an instance has another version now, or has the public name no more.
+    """
+    labels = [name for name in dict.fromkeys(listed) if _belongs(name, replicas, served)]
+    others = [name for name in replicas.labels if name in listed and name not in labels]
+    others += [
+        name
+        for name in labels
+        if name not in replicas.labels or replicas.version(served.get(name, then[name])) != replicas.version(then[name])
+    ]
+    if others:
+        raise RefusalError(
+            f"{', '.join(others)}: {', '.join(replicas.models)} had another version there at that time, and a rollback"
+            " leaves the names of models as they are; write the shares and models of that time into the inventory and"
+            " deploy"
+        )
+    weights = dict(zip(replicas.labels, replicas.weights, strict=False))
+    kept = tuple(name for name in replicas.labels if name in labels)
+    return dataclasses.replace(replicas, labels=kept, weights=tuple(weights[name] for name in kept if name in weights))
+
+
+def _belongs(name: str, replicas: ReplicaSet, served: Mapping[str, Sequence[str]]) -> bool:
     """Whether an instance belongs to a replica set: by its present models, or where these are unknown by its past."""
     if name not in served or not replicas.models:
         return name in replicas.labels

@@ -7,6 +7,9 @@ share of its limit in each.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from provision.steps.nginx.traffic_shares import Traffic, version_of, weights
 
 
 @dataclass(frozen=True)
@@ -16,30 +19,65 @@ class ReplicaSet:
     Args:
         models: names of the models, canonical and in lower case; empty for instances without a declared model.
         labels: labels (`HOST/INSTANCE`) of the instances, in the order of their lines.
+        shares: version and percent, where the models are public names of several models; empty for ordinary models.
+        weights: weights of the instances, in the order of the labels; empty for the instances' own weights.
     """
 
     models: tuple[str, ...]
     labels: tuple[str, ...]
+    shares: tuple[tuple[str, int], ...] = ()
+    weights: tuple[int, ...] = ()
+
+    def version(self, models: Sequence[str]) -> str:
+        """Return the version of an instance in a replica set with shares; empty where the instance has none.
+
+        Args:
+            models: the names that the instance serves.
+        """
+        return version_of(models, self.models, list(dict(self.shares)))
 
 
-def replica_sets(served: Mapping[str, Sequence[str]]) -> tuple[ReplicaSet, ...]:
+def replica_sets(
+    served: Mapping[str, Sequence[str]],
+    traffic: Traffic = MappingProxyType({}),
+    own: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[ReplicaSet, ...]:
     """Return the replica sets of some instances. Models with the same instances share a replica set.
 
-    The replica set of the first model comes first, and instances without models come last.
+    The replica set of the first model comes first, and instances without models come last. An instance that answers to
+    a public name by a version without a share is left out of the replica set of the public name.
 
     Args:
         served: label -> names of the models, canonical and in lower case.
+        traffic: the versions of public names.
+        own: label -> the instance's own weight; 1 where unknown.
     """
     instances: dict[str, list[str]] = {}
     for label, models in served.items():
         for model in dict.fromkeys(models):
-            instances.setdefault(model, []).append(label)
-    models_of: dict[tuple[str, ...], list[str]] = {}
+            if model not in traffic or version_of(models, [model], list(traffic[model])):
+                instances.setdefault(model, []).append(label)
+    models_of: dict[tuple[tuple[str, ...], tuple[tuple[str, int], ...]], list[str]] = {}
     for model, labels in instances.items():
-        models_of.setdefault(tuple(labels), []).append(model)
+        models_of.setdefault((tuple(labels), tuple(traffic.get(model, {}).items())), []).append(model)
     idle = tuple(label for label, models in served.items() if not models)
-    sets = [ReplicaSet(tuple(models), labels) for labels, models in models_of.items()]
+    sets = [_divided(tuple(models), *key, served, own) for key, models in models_of.items()]
     return (*sets, *([ReplicaSet((), idle)] if idle else []))
+
+
+def _divided(
+    models: tuple[str, ...],
+    labels: tuple[str, ...],
+    shares: tuple[tuple[str, int], ...],
+    served: Mapping[str, Sequence[str]],
+    own: Mapping[str, int],
+) -> ReplicaSet:
+    """Return a replica set, with weights where several versions have shares."""
+    plain = ReplicaSet(models, labels, shares)
+    if len(shares) < 2:
+        return plain
+    members = [(plain.version(served[label]), own.get(label, 1)) for label in labels]
+    return ReplicaSet(models, labels, shares, weights(members, dict(shares)))
 
 
 def models_of(sets: Sequence[ReplicaSet]) -> dict[str, tuple[str, ...]]:
@@ -53,6 +91,23 @@ def models_of(sets: Sequence[ReplicaSet]) -> dict[str, tuple[str, ...]]:
         for label in replicas.labels:
             served[label] = (*served.get(label, ()), *replicas.models)
     return served
+
+
+def models_without_carried(sets: Sequence[ReplicaSet]) -> dict[str, tuple[str, ...]]:
+    """Return label -> models, without the public names that another model of the instance carries.
+
+    Args:
+        sets: all replica sets of a balancer.
+    """
+    served = models_of(sets)
+    carried = {
+        (label, name)
+        for replicas in sets
+        for label in (replicas.labels if replicas.shares else ())
+        for name in replicas.models
+        if replicas.version(served[label]) != name
+    }
+    return {label: tuple(name for name in models if (label, name) not in carried) for label, models in served.items()}
 
 
 def common(replicas: ReplicaSet, sets: Sequence[ReplicaSet]) -> tuple[str, ...]:

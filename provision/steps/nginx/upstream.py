@@ -7,17 +7,19 @@ the instance's host.
 """
 
 import dataclasses
+import functools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from provision.render import render
 from provision.steps.base import State
+from provision.steps.nginx import traffic_shares
+from provision.steps.nginx.ipv4 import is_ipv4
 from provision.steps.nginx.replica_sets import ReplicaSet, share
 from provision.steps.system.file_scan import Content
 
@@ -32,6 +34,7 @@ _DRAINED = re.compile(r"^[ \t]*# drained (\S+) since (\S+) by (\S+): ?(.*)$", re
 _METHOD = re.compile(r"^[ \t]*((?:least_conn|ip_hash|random|hash)\b[^;\n]*);$", re.MULTILINE)
 _NAME = re.compile(r"^[ \t]*upstream ([a-z][a-z0-9_]*) \{$", re.MULTILINE)
 _MODEL = re.compile(r"^[ \t]*# model: ([a-z0-9_./:-]{1,500})$", re.MULTILINE)
+_SHARE = re.compile(r"^[ \t]*# share: ([0-9]{1,3}) ([a-z0-9_./:-]{1,500})$", re.MULTILINE)
 _ZONE = re.compile(r"^[ \t]*zone (\S+) ([0-9]+)k;$", re.MULTILINE)
 _KEEPALIVE = re.compile(r"^[ \t]*keepalive ([0-9]+);$", re.MULTILINE)
 _NUMBER = re.compile(r" (weight|max_conns|max_fails)=([0-9]+)(?!\S)")
@@ -98,7 +101,7 @@ class Member:
         down: whether nginx sends the instance nothing.
         drained: the operator's drain; None without a drain. A drained instance is rendered as down.
         label: `HOST/INSTANCE`.
-        weight: its share of the requests.
+        weight: its own share of the requests, where the versions of a public name have none.
         max_conns: greatest number of requests at once, in all replica sets together; 0 for no limit.
     """
 
@@ -135,12 +138,16 @@ class Block(NamedTuple):
     Args:
         name: name of the block in nginx's other files.
         models: names of the models, canonical and in lower case.
-        members: the instances, each with its share of the requests at once.
+        members: the instances, each with its share of the requests at once, and its weight in this block.
+        method: the balancing method as nginx's directive, or empty for round robin.
+        shares: version and percent, where the models are public names.
     """
 
     name: str
     models: tuple[str, ...]
     members: tuple[Member, ...]
+    method: str = ""
+    shares: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,9 +185,12 @@ class Upstream:
         pieces = _pieces(text)
         known = members(text)
         names = [_name(piece) for piece in pieces]
-        settings = next((_settings(piece) for piece in pieces if members(piece) or not known), None)
+        plain = [piece for piece in pieces if not _is_divided(piece)] or pieces
+        listing = [piece for piece in (*plain, *pieces) if members(piece) or not known]
+        settings = next((_settings(piece) for piece in listing), None)
         if settings is None or names != [block_name(names[0], place) for place in range(len(names))]:
             return None
+        settings["method"] = _method(plain[0])
         if _disagree(pieces, settings, known):
             return None
         return cls(name=names[0], **settings, members=tuple(known.values()), sets=sets(text))
@@ -194,20 +204,23 @@ class Upstream:
     def blocks(self) -> tuple[Block, ...]:
         """The blocks of the text. Each has its share of the members' requests at once."""
         if not self.sets:
-            return (Block(self.name, (), self.members),)
+            return (Block(self.name, (), self.members, self.method),)
         known = {member.label: member for member in self.members}
         places: dict[str, int] = {}
         counts = Counter(label for replicas in self.sets for label in replicas.labels)
 
-        def shared(label: str) -> Member:
+        def shared(label: str, weight: int) -> Member:
             place = places[label] = places.get(label, -1) + 1
             limit = share(known[label].max_conns, place, counts[label])
-            return dataclasses.replace(known[label], max_conns=limit)
+            return dataclasses.replace(known[label], max_conns=limit, weight=weight)
 
-        return tuple(
-            Block(block_name(self.name, number), replicas.models, tuple(shared(name) for name in replicas.labels))
-            for number, replicas in enumerate(self.sets)
-        )
+        def block(number: int, replicas: ReplicaSet) -> Block:
+            weights = replicas.weights or [known[name].weight for name in replicas.labels]
+            listed = tuple(shared(name, weight) for name, weight in zip(replicas.labels, weights, strict=True))
+            method = traffic_shares.method(self.method) if replicas.weights else self.method
+            return Block(block_name(self.name, number), replicas.models, listed, method, replicas.shares)
+
+        return tuple(block(number, replicas) for number, replicas in enumerate(self.sets))
 
     def updated(
         self,
@@ -267,24 +280,46 @@ def block_name(name: str, place: int) -> str:
 def members(text: str) -> dict[str, Member]:
     """Label -> member, of any text: also of a text that `Upstream.parse` rejects.
 
-    A member of several blocks is down if any of its lines is down, and has the limits of all its lines together.
+    A member of several blocks is down if any of its lines is down, and has the limits of all its lines together. Its
+    weight is that of a block without shares; 1 without such a block.
     """
     drains = {words[0]: Drained(*words) for words in _DRAINED.findall(text)}
+    rest = functools.reduce(lambda left, piece: left.replace(piece, ""), filter(_is_divided, _pieces(text)), text)
+    weights = {line.label: line.weight for line in _lines(rest)}
     found: dict[str, Member] = {}
-    for at, port, parameters, name in (match.groups() for match in _MEMBER.finditer(text)):
-        if is_ipv4(at):
-            member, other = _member(at, port, parameters, name, drains.get(name)), found.get(name)
-            if other is not None:
-                together = other.max_conns + member.max_conns
-                member = dataclasses.replace(member, down=member.down or other.down, max_conns=together)
-            found[name] = member
+    for line in _lines(text):
+        member = dataclasses.replace(line, drained=drains.get(line.label), weight=weights.get(line.label, 1))
+        if other := found.get(line.label):
+            together = other.max_conns + line.max_conns
+            member = dataclasses.replace(member, down=line.down or other.down, max_conns=together)
+        found[line.label] = member
     return found
 
 
 def sets(text: str) -> tuple[ReplicaSet, ...]:
     """The replica sets of any text; empty for a single block of unknown models."""
-    found = tuple(ReplicaSet(tuple(_MODEL.findall(piece)), tuple(members(piece))) for piece in _pieces(text))
+    found = tuple(_replicas(piece) for piece in _pieces(text))
     return () if len(found) == 1 and not found[0].models else found
+
+
+def _replicas(piece: str) -> ReplicaSet:
+    """The replica set of a block. A label that comes twice counts once."""
+    lines = {line.label: line.weight for line in _lines(piece)}
+    shares = tuple((version, int(percent)) for percent, version in _SHARE.findall(piece))
+    weights = tuple(lines.values()) if _is_divided(piece) else ()
+    return ReplicaSet(tuple(_MODEL.findall(piece)), tuple(lines), shares, weights)
+
+
+def _is_divided(piece: str) -> bool:
+    """Whether the weights of a block are the shares of several versions."""
+    return len(_SHARE.findall(piece)) > 1
+
+
+def _lines(text: str) -> Iterator[Member]:
+    """The members by the lines of a text, without drains."""
+    for at, port, parameters, name in (match.groups() for match in _MEMBER.finditer(text)):
+        if is_ipv4(at):
+            yield _member(at, port, parameters, name)
 
 
 def drained(text: str) -> dict[str, Drained]:
@@ -308,15 +343,6 @@ def serves(listed: Iterable[Member]) -> bool:
     return any(not member.down for member in listed)
 
 
-def is_ipv4(text: str) -> bool:
-    """Whether a text is an IPv4 address; instances listen on no other kind."""
-    try:
-        IPv4Address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _pieces(text: str) -> list[str]:
     """The text of each block, from its first line to the next block."""
     starts = [*(match.start() for match in _NAME.finditer(text)), len(text)]
@@ -330,13 +356,13 @@ def _name(piece: str) -> str:
 
 def _settings(piece: str) -> dict[str, Any] | None:
     """The settings of a block; None where provision did not write the block."""
-    zone, keepalive, method = (pattern.search(piece) for pattern in (_ZONE, _KEEPALIVE, _METHOD))
+    zone, keepalive = (pattern.search(piece) for pattern in (_ZONE, _KEEPALIVE))
     if zone is None or zone[1] != _name(piece) or keepalive is None:
         return None
     parameters = next((match[3] for match in _MEMBER.finditer(piece)), "")
     fail_timeout = _FAIL_TIMEOUT.search(parameters)
     return {
-        "method": method[1] if method else "",
+        "method": _method(piece),
         "max_fails": _numbers(parameters).get("max_fails", 1),
         "fail_timeout": fail_timeout[1] if fail_timeout else "10s",
         "keepalive": int(keepalive[1]),
@@ -344,22 +370,30 @@ def _settings(piece: str) -> dict[str, Any] | None:
     }
 
 
+def _method(piece: str) -> str:
+    found = _METHOD.search(piece)
+    return found[1] if found else ""
+
+
 def _disagree(pieces: Sequence[str], settings: Mapping[str, Any], known: Mapping[str, Member]) -> bool:
-    """Whether blocks differ in their settings, or a member in its blocks apart from the requests at once."""
+    """Whether blocks differ, or a member in its blocks apart from the requests at once and the weights of versions."""
     for piece in pieces:
-        own, listed = _settings(piece), members(piece)
+        own, listed, divided = _settings(piece), members(piece), _is_divided(piece)
+        wanted = {**settings, "method": traffic_shares.method(settings["method"])} if divided else settings
         of_members = {} if listed else {name: settings[name] for name in ("max_fails", "fail_timeout")}
-        if own is None or {**own, **of_members} != settings:
+        if own is None or {**own, **of_members} != wanted:
             return True
-        if any(dataclasses.replace(known[name], max_conns=line.max_conns) != line for name, line in listed.items()):
-            return True
+        for name, line in listed.items():
+            same = dataclasses.replace(known[name], max_conns=line.max_conns)
+            if (dataclasses.replace(same, weight=line.weight) if divided else same) != line:
+                return True
     return False
 
 
-def _member(address: str, port: str, parameters: str, name: str, drain: Drained | None) -> Member:
+def _member(address: str, port: str, parameters: str, name: str) -> Member:
     numbers = _numbers(parameters)
     down = "down" in parameters.split()
-    return Member(address, int(port), down, drain, name, numbers.get("weight", 1), numbers.get("max_conns", 0))
+    return Member(address, int(port), down, None, name, numbers.get("weight", 1), numbers.get("max_conns", 0))
 
 
 def _numbers(parameters: str) -> dict[str, int]:
