@@ -232,6 +232,24 @@ def another_model(operator: Operator) -> None:
     operator.fleet.hosts("gpu")["gpu-02"]["ollama"]["models"] = ["llama3.1:8b"]
 
 
+def _traffic(operator: Operator, old: int) -> None:
+    model = operator.fleet.vars["ollama"]["models"][0]
+    operator.fleet.vars["ollama"]["traffic"] = {model: {model: old, "llama3.1:8b": 100 - old}}
+
+
+def a_tenth(operator: Operator) -> None:
+    _traffic(operator, 90)
+
+
+def half(operator: Operator) -> None:
+    _traffic(operator, 50)
+
+
+def one_version(operator: Operator) -> None:
+    del operator.fleet.vars["ollama"]["traffic"]
+    one_model(operator)
+
+
 def one_model(operator: Operator) -> None:
     del operator.fleet.hosts("gpu")["gpu-02"]["ollama"]["models"]
 
@@ -283,6 +301,9 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "each instance has the model, and no byte came": nothing_came,
     "another model on gpu-02 in the inventory": another_model,
     "one model in the inventory again": one_model,
+    "a tenth of the requests for the new version": a_tenth,
+    "half of the requests for the new version": half,
+    "one version in the inventory again": one_version,
     "the inventory as it was": as_it_was,
     "TLS in the inventory": with_tls,
     "patches of nginx in the inventory": patched,

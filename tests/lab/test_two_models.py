@@ -123,3 +123,74 @@ def test_two_models_are_served_side_by_side(scratch):
     scratch.deploy()
     assert "upstream ollama_2" not in scratch.on("lb-01", "cat", UPSTREAM)
     assert raw(scratch, f"/models/{SECOND}/v1/models")[0] == 404
+
+
+NAME = "chat:latest"
+ALIAS = [f"alias:ollama{number}/{NAME}" for number in (1, 2)]
+
+
+def counted(fleet, count: int) -> dict[str, int]:
+    """How many of some requests for the public name each host answers."""
+    instances = [ask(fleet, "", "chat", number) for number in range(count)]
+    return dict(collections.Counter(instance.partition("/")[0] for instance in instances))
+
+
+def api(fleet, host: str, instance: str, path: str, body: dict, method: str = "POST") -> str:
+    """The answer of an instance itself."""
+    command = 'curl -sf -X "$1" -d "$2" "http://$(docker port "$3" 11434)$4"'
+    return fleet.on(host, "sh", "-euc", command, "sh", method, json.dumps(body), instance, path)
+
+
+def listed(fleet, host: str, instance: str, path: str) -> set[str]:
+    """The names of the models on an instance, or of the loaded models."""
+    return {model["name"] for model in json.loads(api(fleet, host, instance, path, {}, "GET"))["models"]}
+
+
+@pytest.mark.matrix
+def test_the_versions_of_a_public_name_have_their_shares(scratch):
+    scratch.hosts("gpu")["gpu-02"]["ollama"]["models"] = [SECOND]
+    scratch.vars["ollama"]["traffic"] = {NAME: {MODEL: 75, SECOND: 25}}
+    plan = scratch.plan()
+    (said,) = [text for text in plan.doc["warnings"] if "/models/NAME/" in text]
+    assert f"requests for {NAME} go to {MODEL} (75 %), {SECOND} (25 %)" in said
+    impacts = {change["step"]: change["impact"] for change in plan.host("gpu-01")["changes"]}
+    assert {impacts[step] for step in ALIAS} == {f"serves {MODEL} as {NAME}"}
+    scratch.deploy()
+    assert not any(scratch.changes().values())
+    verified = scratch.provision("verify", "--json")
+    assert verified.code == 0, verified
+    assert counted(scratch, 40) == {"gpu-01": 30, "gpu-02": 10}
+    assert ask(scratch, f"/models/{SECOND}", SECOND).startswith("gpu-02/")
+
+    before = scratch.on("lb-01", "cat", UPSTREAM)
+    scratch.vars["ollama"]["traffic"] = {NAME: {MODEL: 50, SECOND: 50}}
+    changed = scratch.deploy()
+    assert [step for host in changed.doc["hosts"] for step in host["changed"]] == ["config:balancer"]
+    assert counted(scratch, 20) == {"gpu-01": 10, "gpu-02": 10}
+    assert scratch.provision("rollback", changed.doc["run"], "--yes", "--json").code == 0
+    assert scratch.on("lb-01", "cat", UPSTREAM) == before
+    assert counted(scratch, 40) == {"gpu-01": 30, "gpu-02": 10}
+    scratch.vars["ollama"]["traffic"] = {NAME: {MODEL: 75, SECOND: 25}}
+
+    api(scratch, "gpu-01", "ollama1", "/api/delete", {"model": NAME}, "DELETE")
+    api(scratch, "gpu-02", "ollama1", "/api/pull", {"model": MODEL, "stream": False})
+    api(scratch, "gpu-02", "ollama1", "/api/copy", {"source": MODEL, "destination": NAME})
+    assert scratch.changes() == {"gpu-01": ALIAS[:1], "gpu-02": ALIAS[:1], "lb-01": []}
+    assert scratch.provision("verify", "--limit", "gpu").code == 5
+    scratch.deploy()
+    assert counted(scratch, 8) == {"gpu-01": 6, "gpu-02": 2}
+
+    api(scratch, "gpu-02", "ollama2", "/api/generate", {"model": SECOND, "keep_alive": 0, "stream": False})
+    api(scratch, "gpu-02", "ollama2", "/api/generate", {"model": NAME, "keep_alive": -1, "stream": False})
+    assert listed(scratch, "gpu-02", "ollama2", "/api/ps") == {NAME}, "the name that came first"
+    assert not any(scratch.changes().values()), "the version is loaded under its other name"
+    verified = scratch.provision("verify", "--json")
+    assert verified.code == 0, verified
+
+    api(scratch, "gpu-01", "ollama2", "/api/copy", {"source": MODEL, "destination": "by-hand"})
+    del scratch.vars["ollama"]["traffic"]
+    removed = scratch.deploy()
+    assert removed.host("gpu-01")["changed"] == ALIAS
+    assert listed(scratch, "gpu-01", "ollama2", "/api/tags") == {MODEL, "by-hand:latest"}
+    assert raw(scratch, "/models/chat/v1/models")[0] == 404
+    assert "# share" not in scratch.on("lb-01", "cat", UPSTREAM)
