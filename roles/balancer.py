@@ -22,7 +22,7 @@ from provision.inventory import (
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing, sources
 from provision.render import render
-from provision.roles import balancer_tls
+from provision.roles import balancer_names, balancer_tls
 from provision.roles.balancer_access import Access, bracketed
 from provision.roles.balancer_include import Include
 from provision.roles.balancer_tls import Tls
@@ -220,39 +220,19 @@ def _routing(host: Host, inventory: Inventory) -> Iterator[str]:
     shared = [label for label, count in counts.items() if count > 1]
     parts = [f"the root of the balancer serves {few(root)} only"]
     parts += [f"clients reach {few(others)} at {PREFIX}NAME/"] if others else []
-    parts += [f"requests for {few(each.models)} go to {_percents(each)}" for each in sets if each.shares]
+    parts += [f"requests for {few(each.models)} go to {balancer_names.percents(each)}" for each in sets if each.shares]
     parts += [f"the requests at once of {few(shared)} are divided among its upstreams"] if shared else []
     parts += [f"nothing is sent to {few(idle)}, which has no models in the inventory"] if idle else []
     page = "grey-release" if any(replicas.shares for replicas in sets) else "serve-two-models"
     yield f"{where}{'; '.join(parts)} (docs/runbooks/{page}.md)"
 
 
-def _percents(replicas: ReplicaSet) -> str:
-    """Return the versions of a public name with their shares, in words."""
-    return ", ".join(f"{version} ({percent} %)" for version, percent in replicas.shares)
-
-
 def _sets(host: Host, inventory: Inventory) -> tuple[ReplicaSet, ...]:
     """Return the replica sets of a balancer, by the inventory."""
     instances = [instance for source in sources(host, inventory) for instance in source.instances]
     weights = {f"{own.host}/{own.name}": own.weight for own in instances}
-    return replica_sets({f"{own.host}/{own.name}": _served(own) for own in instances}, _traffic(instances), weights)
-
-
-def _served(instance: Instance) -> tuple[str, ...]:
-    """Return the names that an instance serves, canonical and in lower case: Ollama takes a name in any case."""
-    canonical = engines.of(instance).canonical
-    return tuple(dict.fromkeys(canonical(name).lower() for name in instance.names))
-
-
-def _traffic(instances: Sequence[Instance]) -> dict[str, dict[str, int]]:
-    """Return public name -> version -> percent, canonical and in lower case."""
-    traffic: dict[str, dict[str, int]] = {}
-    for instance in instances:
-        canonical = engines.of(instance).canonical
-        for each in instance.carried:
-            traffic.setdefault(canonical(each.name).lower(), {})[canonical(each.version).lower()] = each.share
-    return traffic
+    served = {f"{own.host}/{own.name}": balancer_names.served(own) for own in instances}
+    return replica_sets(served, balancer_names.traffic(instances), weights)
 
 
 def files(host: Host, inventory: Inventory, renew_within: int) -> Any:
@@ -313,8 +293,8 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         keepalive=settings.keepalive,
         listens=listens(settings.listen, settings.port, secured.end if secured else ""),
         url=secured.url if secured else f"http://{settings.local}",
-        spelled=_spelled([instance for _, instance in members], engine),
-        traffic=_traffic([instance for _, instance in members]),
+        spelled=balancer_names.spelled([instance for _, instance in members], engine),
+        traffic=balancer_names.traffic([instance for _, instance in members]),
         tls=secured,
         doors=settings.doors(
             f"{'https' if secured else 'http'}://{settings.local}{engine.health}",
@@ -370,14 +350,6 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
     return files
 
 
-def _spelled(instances: Sequence[Instance], engine: Engine) -> dict[str, str]:
-    """Return model, canonical and in lower case -> the first name in the inventory."""
-    spelled: dict[str, str] = {}
-    for model in (name for instance in instances for name in instance.names):
-        spelled.setdefault(engine.canonical(model).lower(), model)
-    return spelled
-
-
 def _server(host: Host, instance: Instance, settings: Settings, inventory: Inventory) -> Server:
     local = endpoint.is_local(host, inventory)
     settled = instance.listen_address or (endpoint.LOOPBACK if local else "")
@@ -391,7 +363,7 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
         each=each if instance.parallel_auto else 0,
         address=settled or host.connection.address,
         settled=bool(settled),
-        models=_served(instance),
+        models=balancer_names.served(instance),
     )
 
 

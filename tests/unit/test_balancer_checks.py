@@ -162,9 +162,7 @@ def proofs(inventory: Inventory, **statuses: str) -> tuple[dict[str, Any], list[
     """Return the failed checks of the step, the streams that the proofs ask for, and the balancer."""
     streams: list[tuple[str, str, list[str]]] = []
 
-    def stream(
-        live: Any, url: str, model: str, serving: Any, config: str = "", versions: Any = ()
-    ) -> Iterator[Check]:
+    def stream(live: Any, url: str, model: str, serving: Any, config: str = "", versions: Any = ()) -> Iterator[Check]:
         streams.append((url, model, sorted(serving)))
         yield Check("a streamed answer", True, True)
 
