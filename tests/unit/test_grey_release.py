@@ -373,5 +373,5 @@ class Loaded(Live):
 def test_an_instance_with_a_version_loaded_is_asked_for_the_public_name(versions: list[str], asked: bool) -> None:
     body = base64.b64encode(b'"name":"b:latest"').decode()
     live = Loaded(f"10.0.0.11:3001 {body}")
-    check, *_ = stream_proof.stream(live, "http://x", "a", {"gpu-01/ollama1": "10.0.0.11:3001"}, versions)
+    check, *_ = stream_proof.stream(live, "http://x", "a", {"gpu-01/ollama1": "10.0.0.11:3001"}, versions=versions)
     assert check.name.startswith("not asked") is not asked
