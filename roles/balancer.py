@@ -1,7 +1,7 @@
 """The balancer: one address in front of every instance of the inventory."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field
