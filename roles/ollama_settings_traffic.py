@@ -87,15 +87,18 @@ def of_instance(traffic: Traffic, models: tuple[str, ...], name: str) -> Iterato
 
 
 def of_fleet(host: Host, inventory: Inventory, traffic: Mapping[str, Traffic]) -> Iterator[Problem]:
-    """Yield versions without an instance, and hosts that disagree behind a balancer.
+    """Yield versions without an instance, hosts that disagree behind a balancer, and a key in vain.
 
     Args:
-        host: a gpu host. The first host behind a balancer answers for all.
+        host: any host. The first gpu host behind a balancer answers for all.
         inventory: the whole inventory.
-        traffic: name of a gpu host -> its public names.
+        traffic: name of a host -> its public names, of the hosts with instances and of this host.
     """
+    if not host.instances and traffic[host.name] and not any(traffic[other] for other in traffic if other != host.name):
+        told = f"has no effect on {host.name}, which has no instances: write the key for the hosts with instances"
+        yield host.problem("ollama", ("traffic",), told)
     for balancer in balancers(host, inventory):
-        hosts = [other for other in sources(balancer, inventory) if other.name in traffic]
+        hosts = [other for other in sources(balancer, inventory) if other.instances]
         if host.name not in {other.name for other in hosts}:
             continue
         first = traffic[hosts[0].name]
@@ -107,7 +110,7 @@ def of_fleet(host: Host, inventory: Inventory, traffic: Mapping[str, Traffic]) -
                 " once for all hosts",
             )
         if host.name == hosts[0].name:
-            yield from _unserved(host, hosts, first)
+            yield from _unserved(host, hosts, balancer, first)
         return
 
 
@@ -115,11 +118,11 @@ def _plain(traffic: Traffic) -> dict[str, dict[str, int]]:
     return {known(name): {known(each): share for each, share in of.items()} for name, of in traffic.items()}
 
 
-def _unserved(host: Host, hosts: Sequence[Host], traffic: Traffic) -> Iterator[Problem]:
-    """Yield the versions that no instance behind the balancers has."""
+def _unserved(host: Host, hosts: Sequence[Host], balancer: Host, traffic: Traffic) -> Iterator[Problem]:
+    """Yield the versions without an instance behind a balancer."""
     models = {known(model) for other in hosts for instance in other.instances for model in instance.models}
     for name, versions in traffic.items():
         for version in versions:
             if known(version) not in models:
-                told = "is a model of no instance; add the model to an instance, or remove the version"
+                told = f"is a model of no instance behind {balancer.name}; add the model to one, or remove the version"
                 yield host.problem("ollama", ("traffic", name, version), told)

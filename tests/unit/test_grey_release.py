@@ -73,7 +73,7 @@ def steps(inventory: Inventory, host: str, kind: str) -> list[Any]:
         (("a", "b"), "{c: {a: 100}, 'C:latest': {b: 100}}", '"C:latest"', "is the name c in another spelling"),
         (("a", "b"), "{c: {a: 50, 'A:latest': 50}}", 'c."A:latest"', "is the version a in another spelling"),
         (("a", "b"), "{c: {a: 50, d: 50}, d: {b: 100}}", "c.d", "is a public name itself"),
-        (("a", "b"), "{c: {a: 50, x: 50}}", "c.x", "is a model of no instance"),
+        (("a", "b"), "{c: {a: 50, x: 50}}", "c.x", "is a model of no instance behind lb-01"),
         (("'a', 'b'", "b"), "{c: {a: 50, b: 50}}", "c", "stands for one model of an instance, and ollama1 has a and b"),
         (("a, c", "b"), "{c: {a: 50, b: 50}}", "c", "is a model of ollama1 too, and carries the name for a"),
         (("c", "a", "b"), "{c: {a: 50, b: 50}}", "c", "is a model of ollama1 too, and is no version"),
@@ -97,6 +97,27 @@ def test_hosts_behind_a_balancer_must_agree(tmp_path: Path) -> None:
         role_interface.load(str(path))
     [problem] = refused.value.problems
     assert "ollama.traffic: differs from ollama.traffic of gpu-01, and both are behind lb-01" in str(problem)
+
+
+def test_a_key_of_the_balancer_alone_is_refused(tmp_path: Path) -> None:
+    fleet(tmp_path, "a", "b")
+    path = tmp_path / "i.yaml"
+    path.write_text(path.read_text().replace("10.0.0.5}", f"10.0.0.5, ollama: {{traffic: {SPLIT}}}}}"))
+    with pytest.raises(InventoryError, match="has no effect on lb-01, which has no instances"):
+        role_interface.load(str(path))
+
+
+def test_without_a_balancer_of_its_own_a_host_needs_every_version(tmp_path: Path) -> None:
+    path = tmp_path / "i.yaml"
+    fleet(tmp_path, "a", "b", traffic=SPLIT)
+    path.write_text(path.read_text().rpartition("balancer: {hosts")[0])
+    with pytest.raises(InventoryError) as refused:
+        role_interface.load(str(path))
+    said = [str(problem).partition("ollama.traffic.")[2] for problem in refused.value.problems]
+    assert sorted(text.partition("; ")[0] for text in said) == [
+        "a.a: is a model of no instance behind gpu-02",
+        "a.b: is a model of no instance behind gpu-01",
+    ]
 
 
 def test_each_instance_carries_the_name_of_its_version(tmp_path: Path) -> None:
