@@ -95,7 +95,7 @@ def test_verify_asks_by_name_with_the_authorities(tmp_path: Path) -> None:
 def test_each_model_is_asked_for_and_streamed_by_tls(tmp_path: Path) -> None:
     streams: list[tuple[str, str, str]] = []
 
-    def stream(live: Any, url: str, model: str, serving: Any, config: str = "") -> Iterator[Check]:
+    def stream(live: Any, url: str, model: str, serving: Any, config: str, versions: Any) -> Iterator[Check]:
         streams.append((url, model, config))
         yield Check("a streamed answer", True, True)
 
