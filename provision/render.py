@@ -1,6 +1,7 @@
-"""The only module that imports jinja2: from the name and values of a template to the bytes of a file."""
+"""Files of the package: from the name and values of a template to bytes. The only module that imports jinja2."""
 
 from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,18 @@ def render(name: str, /, **values: Any) -> bytes:
         jinja2.TemplateError: no such template, or a missing value.
     """
     return _environment().get_template(name).render(values).encode()
+
+
+def packaged(name: str) -> bytes:
+    """Return the bytes of a file below `templates/` that has no values.
+
+    Args:
+        name: the file, such as `balancer/gateway.js`.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    return (files("provision.templates") / name).read_bytes()
 
 
 @cache

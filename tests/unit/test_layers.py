@@ -210,6 +210,7 @@ PLACES = {
         "roles/nginx.py",
         "roles/balancer.py",
         "roles/balancer_access.py",
+        "roles/balancer_gateway.py",
         "roles/balancer_include.py",
         "roles/balancer_tls.py",
         "templates/nginx/",

@@ -28,6 +28,7 @@ def test_the_wheel_holds_every_module_role_and_template(wheel):
         ("provision/report", "provision/report", "*.json"),
         ("roles", "provision/roles", "*.py"),
         ("templates", "provision/templates", "**/*.j2"),
+        ("templates", "provision/templates", "**/*.js"),
         ("inventory", "provision/examples", "*.yaml"),
     ):
         for path in (ROOT / folder).glob(pattern):

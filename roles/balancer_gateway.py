@@ -1,0 +1,211 @@
+"""The gateway of a balancer by nginx's JavaScript module: its scripts, their data and the parts of the configuration.
+
+The scripts are constant files. All values of an inventory are in `gateway.json`, or are names and numbers of validated
+types in the configuration.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from provision.render import packaged, render
+from provision.steps.ollama import gateway_paths
+from provision.steps.ollama.gateway_paths import ApiPath
+
+SCRIPTS = (
+    "gateway.js",
+    "gateway_answers.js",
+    "gateway_body.js",
+    "gateway_keys.js",
+    "gateway_names.js",
+    "gateway_usage.js",
+)
+DATA = "gateway.json"
+MODES = {DATA: 0o600}
+"""The data has hashes of keys and names of clients, for root alone."""
+SINGLE = ""
+"""The pool of clients without instances of their own."""
+BURST_SECONDS = 10
+"""A client may send the requests of so many seconds at once."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client of the gateway.
+
+    Args:
+        name: name of the client: letters, digits, `-` and `_`.
+        models: names of the models, canonical and in lower case; None for all models.
+        pool: the client's own pool, or `SINGLE`.
+        concurrency: greatest number of requests at once; 0 for no limit.
+        rate: greatest number of requests in a minute; 0 for no limit.
+        tokens_per_day: tokens of a day (UTC) after which further requests are refused; 0 for no limit.
+    """
+
+    name: str
+    models: tuple[str, ...] | None = None
+    pool: str = SINGLE
+    concurrency: int = 0
+    rate: int = 0
+    tokens_per_day: int = 0
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a client.
+
+    Args:
+        sha256: sha256 of the key, in hexadecimal digits.
+        client: name of the client.
+        expires: the second since 1970 (UTC) from which on the key is refused; None for never.
+        revoked: whether the key is refused.
+    """
+
+    sha256: str = field(repr=False)
+    client: str
+    expires: int | None = None
+    revoked: bool = False
+
+
+@dataclass(frozen=True)
+class Served:
+    """A served model.
+
+    Args:
+        upstreams: name of a pool -> name of the upstream with the model's instances. `SINGLE` is the common pool.
+        details: further fields of the model in `/api/tags`, such as `digest` and `size`.
+    """
+
+    upstreams: Mapping[str, str]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway.
+
+    Args:
+        models: name of a model, canonical and in lower case -> the model. The first model's common pool answers
+            `/` and `/api/version`.
+        api: `native` for both APIs, `openai` for `/v1` alone.
+        clients: the clients; None where nobody needs a key.
+        keys: the keys.
+        networks: network (CIDR) -> name of the client that needs no key there.
+        cap: greatest size of a request in bytes. A body is parsed in the worker process, and other requests wait.
+        larger: words after the refusal of a larger body, such as the path without a parser.
+        max_tokens: greatest number of tokens of an answer; 0 for no limit.
+        retry_after: seconds for a client that was refused for lack of room.
+    """
+
+    models: Mapping[str, Served]
+    api: Literal["native", "openai"] = "native"
+    clients: tuple[Client, ...] | None = None
+    keys: tuple[Key, ...] = ()
+    networks: Mapping[str, str] = field(default_factory=dict)
+    cap: int = 2 * 1024 * 1024
+    larger: str = ""
+    max_tokens: int = 0
+    retry_after: int = 5
+
+    @property
+    def routed(self) -> tuple[ApiPath, ...]:
+        """The paths whose body names a model."""
+        return (*gateway_paths.OPENAI, *(gateway_paths.NATIVE if self.api == "native" else ()))
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The paths of lists of models."""
+        return tuple(gateway_paths.LISTS)
+
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """The upstreams of all models, each once."""
+        names = (name for model in self.models.values() for name in model.upstreams.values())
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data of the scripts."""
+        about = {"method": "GET", "shape": "openai", "prefix": gateway_paths.ABOUT}
+        return {
+            "auth": "none" if self.clients is None else "keys",
+            "cap": self.cap,
+            "larger": self.larger,
+            "max_tokens": self.max_tokens,
+            "retry_after": self.retry_after,
+            "resident": _set(gateway_paths.RESIDENT),
+            "options": _set(gateway_paths.OPTIONS),
+            "paths": dict(self._paths()),
+            "about": about,
+            "models": {
+                name: {"pools": {pool: location(up) for pool, up in model.upstreams.items()}, "details": model.details}
+                for name, model in self.models.items()
+            },
+            "clients": {
+                client.name: {
+                    "models": _set(client.models),
+                    "pool": client.pool,
+                    "tokens_per_day": client.tokens_per_day,
+                }
+                for client in self.clients or ()
+            },
+            "keys": {
+                key.sha256: {"client": key.client, "expires": key.expires, "revoked": key.revoked} for key in self.keys
+            },
+        }
+
+    def _paths(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for path in self.routed:
+            entry = {"keys": _set(path.keys), "limit": path.limit, "old_name": path.old_name}
+            yield path.path, {"method": "POST", "shape": path.shape, **entry}
+        for name in self.lists:
+            form = gateway_paths.LISTS[name]
+            yield name, {"method": "GET", "shape": form, "list": form}
+        for name in gateway_paths.PASSED:
+            yield name, {"method": "GET", "shape": "native"}
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Name -> bytes of the files of the gateway. `gateway_http.conf` belongs into nginx's block `http`, and
+        `gateway_server.conf` into the block `server`."""
+        values = {
+            "shapes": {path.path: path.shape for path in self.routed},
+            "routed": [path.path for path in self.routed],
+            "lists": self.lists,
+            "about": gateway_paths.ABOUT,
+            "passed": gateway_paths.PASSED,
+            "pools": [(location(name), name) for name in self.upstreams],
+            "first": next(iter(self.upstreams)),
+            "connections": self._classes("concurrency"),
+            "rates": self._classes("rate"),
+            "bursts": {rate: math.ceil(rate * BURST_SECONDS / 60) for rate in self._classes("rate")},
+            "networks": self.networks,
+            "cap": self.cap,
+            "retry_after": self.retry_after,
+        }
+        return {
+            "gateway_http.conf": render("balancer/gateway_http.conf.j2", **values),
+            "gateway_server.conf": render("balancer/gateway_server.conf.j2", **values),
+            DATA: json.dumps(self.data, indent=1).encode(),
+            **{name: packaged(f"balancer/{name}") for name in SCRIPTS},
+        }
+
+    def _classes(self, limit: Literal["concurrency", "rate"]) -> dict[int, list[str]]:
+        """Return the distinct values of a limit, each with its clients: nginx takes a limit from its text alone."""
+        classes: dict[int, list[str]] = {}
+        for client in self.clients or ():
+            if value := getattr(client, limit):
+                classes.setdefault(value, []).append(client.name)
+        return dict(sorted(classes.items()))
+
+
+def _set(names: Iterable[str] | None) -> dict[str, bool] | None:
+    """Return a set for the scripts: the preloaded data has no prototypes, and so its arrays have no methods."""
+    return None if names is None else dict.fromkeys(names, True)
+
+
+def location(upstream: str) -> str:
+    """Return the name of the location that sends requests to an upstream."""
+    return f"gateway_{upstream}"
