@@ -11,7 +11,9 @@ const TAIL = 8192;  // bytes of an answer that hold its last frame
 const KEPT = 24;    // pieces of an answer, at most
 const DAY = 86400;
 const NOTHING = {input: 0, output: 0, estimated: false};
-const LINES = {native: 1, openai: 2, anthropic: 3};  // of a frame of a stream
+const UNKNOWN = {input: 0, output: 0, estimated: true};
+const EVENT = 3;  // lines of a frame with `event:`, `data:` and an empty line
+const LINES = {native: 1, openai: 2, anthropic: EVENT};
 const NEWLINE = 10;
 let pieces = [];
 let seen = 0;
@@ -36,7 +38,7 @@ function count(data) {
 /* Return {input, output, estimated} of a request, and charge the client once. */
 function of(r, shape) {
     if (row === null) {
-        row = NOTHING;
+        row = UNKNOWN;
         row = seen && r.status < 400 ? counted(r, shape) : NOTHING;
         charge(r, row.input + row.output);
     }
@@ -46,8 +48,9 @@ function of(r, shape) {
 function counted(r, shape) {
     const text = tail();
     const stream = String(r.headersOut['Content-Type'] || '').startsWith('text/event-stream');
-    const found = shape === 'native' ? ofNative(text) : shape === 'anthropic' ? ofAnthropic(text, stream) : ofOpenai(text);
-    return found || {input: 0, output: Math.ceil(lines / LINES[shape]), estimated: true};
+    const found = shape === 'native' ? ofNative(text) : shape === 'anthropic' ? ofAnthropic(text, stream) : ofOpenai(text, stream);
+    const each = r.uri === '/v1/responses' ? EVENT : LINES[shape];
+    return found || {input: 0, output: Math.ceil(lines / each), estimated: true};
 }
 
 /* Return the end of the answer as text. */
@@ -73,12 +76,14 @@ function ofNative(text) {
     return {input: number(end, 'prompt_eval_count') || 0, output: number(end, 'eval_count') || 0, estimated: false};
 }
 
-function ofOpenai(text) {
+/* Every frame of a stream of /v1/completions has a usage; all numbers are 0 but in the last frame. */
+function ofOpenai(text, stream) {
     const input = number(text, 'prompt_tokens');
-    if (input !== null) {
-        return {input: input, output: number(text, 'completion_tokens') || 0, estimated: false};
+    if (input === null) {
+        return ofResponses(text);
     }
-    return ofResponses(text);
+    const output = number(text, 'completion_tokens') || 0;
+    return stream && input + output === 0 ? null : {input: input, output: output, estimated: false};
 }
 
 function ofResponses(text) {

@@ -47,6 +47,7 @@ class StubInstance:
         arrived: the requests so far.
         hold: set while answers may be finished; a streamed answer stops after its first frame while cleared.
         status: the status of every answer.
+        recorded: type and frames of every answer; None for the answers of this module.
     """
 
     name: str
@@ -54,6 +55,7 @@ class StubInstance:
     arrived: list[Arrived] = field(default_factory=list)
     hold: threading.Event = field(default_factory=threading.Event)
     status: int = 200
+    recorded: tuple[str, list[str]] | None = None
 
     def take(self) -> list[Arrived]:
         """Return the requests so far, and forget them."""
@@ -104,12 +106,14 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             asked = {}
         frames, kind = _frames(self.path, asked if isinstance(asked, dict) else {})
+        if instance.recorded:
+            kind, frames = instance.recorded
         if instance.status != 200:
             frames, kind = ['{"error":"as told"}'], "application/json"
         self.send_response(instance.status)
         self.send_header("Content-Type", kind)
         if len(frames) == 1:
-            self.send_header("Content-Length", str(len(frames[0])))
+            self.send_header("Content-Length", str(len(frames[0].encode())))
             self.end_headers()
             self.wfile.write(frames[0].encode() if self.command != "HEAD" else b"")
             return
