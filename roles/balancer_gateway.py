@@ -4,12 +4,14 @@ The scripts are constant files. All values of an inventory are in `gateway.json`
 types in the configuration.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from provision.inventory.client_file import ClientFile
 from provision.render import packaged, render
 from provision.steps.ollama import gateway_paths
 from provision.steps.ollama.gateway_paths import ApiPath
@@ -199,6 +201,16 @@ class Gateway:
             if value := getattr(client, limit):
                 classes.setdefault(value, []).append(client.name)
         return dict(sorted(classes.items()))
+
+
+def of_file(known: ClientFile) -> tuple[tuple[Client, ...], tuple[Key, ...]]:
+    """Return the clients and the keys of the operator's file.
+
+    Args:
+        known: the file.
+    """
+    clients = tuple(Client(name, **dataclasses.asdict(limits)) for name, limits in known.clients.items())
+    return clients, tuple(Key(key.sha256, key.client, key.expires, key.revoked is not None) for key in known.keys)
 
 
 def _set(names: Iterable[str] | None) -> dict[str, bool] | None:

@@ -147,7 +147,8 @@ def test_a_stream_that_the_client_leaves_is_estimated(front: Balancer) -> None:
 
 
 def test_a_client_has_a_number_of_requests_at_once(tmp_path: Path) -> None:
-    clients = (Client("alice", concurrency=1), Client("bob"))
+    words = (Client("default", concurrency=1), Client("hostnames", concurrency=1), Client("tom", concurrency=1))
+    clients = (Client("alice", concurrency=1), Client("bob"), *words)
     with balancing(tmp_path, replace(KEYED, clients=clients, keys=KEYED.keys[:2])) as balancer:
         with held_stream(balancer, ALICE):
             for path, shape in ((CHAT, "error"), ("/v1/messages", "error"), ("/api/chat", "error")):
@@ -164,7 +165,7 @@ def test_a_client_has_a_number_of_requests_at_once(tmp_path: Path) -> None:
 
 
 def test_a_client_has_a_number_of_requests_in_a_minute(tmp_path: Path) -> None:
-    clients = (Client("alice", rate=6), Client("bob"))
+    clients = (Client("alice", rate=6), Client("bob"), Client("volatile", rate=6))
     with balancing(tmp_path, replace(KEYED, clients=clients, keys=KEYED.keys[:2])) as balancer:
         statuses = [balancer.post(CHAT, {"model": "tiny"}).status for _ in range(4)]
         assert statuses == [200, 200, 429, 429], "a burst of ten seconds, and the first request"

@@ -1,5 +1,6 @@
 """The files of the gateway, and the rules for hostile requests. The scripts run in `tests/lab/test_gateway.py`."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from provision.roles.balancer_gateway import DATA, MODES, SCRIPTS, Client, Gateway, Key, Served
+from provision.inventory.client_file import ClientFile, Limits
+from provision.roles.balancer_gateway import DATA, MODES, SCRIPTS, Client, Gateway, Key, Served, of_file
 from provision.steps.ollama import gateway_paths
 from provision.steps.ollama.engine import OLLAMA
 from tests.gateway import hostile, rules
@@ -78,13 +80,25 @@ def test_every_open_location_is_judged() -> None:
 
 def test_clients_with_the_same_limit_share_a_class() -> None:
     http = text(GATEWAY, "gateway_http.conf")
-    assert 'map $gateway_client $gateway_connections_4 {\n    default "";\n    alice alice;\n    bob bob;\n}' in http
+    assert (
+        'map $gateway_client $gateway_connections_4 {\n    default "";\n    \\\\alice alice;\n    \\\\bob bob;\n}'
+        in http
+    )
     assert "rate=60r/m" in http
     assert "10.0.0.0/8 carol;" in http
     server = text(GATEWAY, "gateway_server.conf")
     assert "limit_conn gateway_connections_4 4;" in server
     assert "limit_req zone=gateway_rate_60 burst=10 nodelay;" in server
     assert "limit_req zone=gateway_rate_7 burst=2 nodelay;" in server
+
+
+def test_clients_and_keys_come_from_the_operators_file() -> None:
+    known, key = ClientFile().added("alice", Limits(models=("a:1b",), concurrency=4, pool="line"), 100)
+    known, other = known.rotated("alice", 200, overlap=50)
+    clients, keys = of_file(known.revoked("alice", 300))
+    assert clients == (Client("alice", models=("a:1b",), concurrency=4, pool="line"),)
+    hashes = [hashlib.sha256(text.encode()).hexdigest() for text in (key, other)]
+    assert keys == (Key(hashes[0], "alice", 250, revoked=True), Key(hashes[1], "alice", None, revoked=True))
 
 
 def test_a_gateway_without_limits_has_no_zones_for_limits() -> None:
