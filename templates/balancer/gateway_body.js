@@ -9,9 +9,15 @@ import answers from 'gateway_answers.js';
    key such as `x\"model`, and nothing in a text: a quote in a text has a backslash before it. */
 const MODEL_KEY = /"(?:m|\\u00[46]d)(?:o|\\u00[46]f)(?:d|\\u00[46]4)(?:e|\\u00[46]5)(?:l|\\u00[46]c)"[ \t\r\n]*:/gi;
 const ENDS_IN_MODEL = /(?:^|")model$/i;
+/* Bounds of work: a worker does nothing else while a script looks at a body. */
+const MOST_SEARCHES = 8;
+const MOST_VALUES = 10000;
+const MOST_KEYS = 256;
+const MOST_CONTAINERS = 20000;
+const OPENING = [0x5b, 0x7b];  // [ and {
 const SHOWN = 20;
 
-/* Return {object, text, model, refusal} of a request's body. */
+/* Return {object, text, model, refusal} of a request's body. The text is null where the object has to be written anew. */
 function read(r, path) {
     const text = r.requestText;
     if (typeof text !== 'string' || text.length === 0) {
@@ -29,7 +35,36 @@ function read(r, path) {
     if (object === null || typeof object !== 'object' || Array.isArray(object)) {
         return refused(answers.invalid('the body must be a JSON object'));
     }
+    if (mayBeMany(r.requestBuffer) && containers(object, 0) > MOST_CONTAINERS) {
+        return refused(answers.invalid('the body has more than ' + MOST_CONTAINERS + ' objects and arrays'));
+    }
     return named(object, text, path);
+}
+
+/* Return whether a body has so many brackets that it may have too many objects and arrays: each takes microseconds to
+   write. Brackets in texts count too. */
+function mayBeMany(buffer) {
+    let found = 0;
+    for (let i = 0; i < OPENING.length; i++) {
+        for (let at = buffer.indexOf(OPENING[i]); at >= 0 && found <= MOST_CONTAINERS; at = buffer.indexOf(OPENING[i], at + 1)) {
+            found += 1;
+        }
+    }
+    return found > MOST_CONTAINERS;
+}
+
+/* Return the number of objects and arrays in a value, and stop a little after MOST_CONTAINERS. */
+function containers(value, found) {
+    const isArray = Array.isArray(value);
+    const own = isArray ? value : Object.keys(value);
+    let sum = found + 1;
+    for (let i = 0; i < own.length && sum <= MOST_CONTAINERS; i++) {
+        const item = isArray ? value[i] : value[own[i]];
+        if (item !== null && typeof item === 'object') {
+            sum = containers(item, sum);
+        }
+    }
+    return sum;
 }
 
 function refused(refusal) {
@@ -38,6 +73,9 @@ function refused(refusal) {
 
 function named(object, text, path) {
     const own = Object.keys(object);
+    if (own.length > MOST_KEYS) {
+        return refused(answers.invalid('the body has more than ' + MOST_KEYS + ' keys'));
+    }
     const folded = own.map(fold);
     const first = folded.indexOf('model');
     const key = first < 0 && path.old_name ? 'name' : 'model';
@@ -45,37 +83,44 @@ function named(object, text, path) {
     if (place < 0) {
         return refused(answers.invalid('the body has no key "model"'));
     }
-    if (own[place] !== key || folded.indexOf(key, place + 1) >= 0 || (key === 'model' && !isSingle(object, text))) {
+    const written = key === 'model' ? modelsWritten(text) : 1;
+    const work = {left: MOST_VALUES};
+    const isDouble = written > 1 && written <= MOST_SEARCHES && written !== modelKeys(object, work) && work.left > 0;
+    if (own[place] !== key || folded.indexOf(key, place + 1) >= 0 || isDouble) {
         return refused(answers.invalid('the body must have the key "model" once, in lower case'));
     }
     const model = object[key];
     if (typeof model !== 'string' || model.length === 0) {
         return refused(answers.invalid('"model" must be the name of a model'));
     }
-    return {object: object, text: text, model: model, refusal: null};
+    const isKnown = written <= MOST_SEARCHES && work.left > 0;
+    return {object: object, text: isKnown ? text : null, model: model, refusal: null};
 }
 
-/* Return whether no key `model` occurs twice in an object: the text has as many such keys as the parsed body, where a
-   later key has taken the place of an earlier key. */
-function isSingle(object, text) {
-    const written = text.match(MODEL_KEY);
-    return written !== null && (written.length === 1 || written.length === modelKeys(object));
+/* Return the number of keys `model` in a text, at any depth. The parsed body has fewer where an object has the key twice,
+   because the later key has taken the place of the earlier. A text with more than MOST_SEARCHES is not compared with
+   its object: the object is written anew, and has the key once. */
+function modelsWritten(text) {
+    let found = 0;
+    MODEL_KEY.lastIndex = 0;
+    while (found <= MOST_SEARCHES && MODEL_KEY.exec(text) !== null) {
+        found += 1;
+    }
+    return found;
 }
 
-function modelKeys(value) {
+/* Return the number of keys `model` in a value. `work.left` is 0 after too many values, and the number means nothing. */
+function modelKeys(value, work) {
     if (value === null || typeof value !== 'object') {
         return 0;
     }
     let found = 0;
-    if (Array.isArray(value)) {
-        for (let i = 0; i < value.length; i++) {
-            found += modelKeys(value[i]);
-        }
-        return found;
-    }
-    const own = Object.keys(value);
-    for (let i = 0; i < own.length; i++) {
-        found += (ENDS_IN_MODEL.test(own[i]) ? 1 : 0) + modelKeys(value[own[i]]);
+    const isArray = Array.isArray(value);
+    const own = isArray ? value : Object.keys(value);
+    for (let i = 0; i < own.length && work.left > 0; i++) {
+        work.left -= 1;
+        found += isArray ? modelKeys(value[i], work) : modelKeys(value[own[i]], work);
+        found += !isArray && ENDS_IN_MODEL.test(own[i]) ? 1 : 0;
     }
     return found;
 }
@@ -99,7 +144,8 @@ function forPool(request, path, model) {
         }
     }
     const bounded = bound(request.object, path);
-    return {text: dropped.length || bounded ? JSON.stringify(request.object) : request.text, dropped: words(dropped)};
+    const same = request.text !== null && !dropped.length && !bounded;
+    return {text: same ? request.text : JSON.stringify(request.object), dropped: words(dropped)};
 }
 
 /* Return a new body with the allowed keys alone, each in the spelling of the allow-list. */
@@ -109,7 +155,8 @@ function rebuilt(object, path, model) {
     delete made.name;
     made.model = model;
     if (made.options !== undefined && made.options !== null) {
-        if (typeof made.options !== 'object' || Array.isArray(made.options)) {
+        const isObject = typeof made.options === 'object' && !Array.isArray(made.options);
+        if (!isObject || Object.keys(made.options).length > MOST_KEYS) {
             dropped.push('options');
             delete made.options;
         } else {

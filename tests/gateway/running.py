@@ -1,5 +1,7 @@
 """A running nginx with the gateway's files, on loopback."""
 
+import dataclasses
+import itertools
 import json
 import signal
 import socket
@@ -48,6 +50,8 @@ http {{
 """
 """The parts of the balancer's configuration around the gateway's files. Debian's nginx has modules that ours lacks, and
 their folders must exist."""
+_MARK = "X-Stainless-Retry-Count"
+_COUNTER = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,17 @@ class RunningGateway:
         """nginx's error log."""
         return (self.folder / "error.log").read_text()
 
-    def row(self, count: int) -> dict[str, Any]:
-        """Return the last row, as soon as there are so many rows: nginx logs a request after its answer."""
+    def row(self, mark: str) -> dict[str, Any]:
+        """Return the row of a request, as soon as the row is there: nginx logs a request after its answer.
+
+        Args:
+            mark: the mark of the request, which the log has as the retries of OpenAI's SDK.
+        """
         end = time.monotonic() + 10
-        while len(rows := self.rows) < count and time.monotonic() < end:
+        while not (found := [row for row in self.rows if row["retries"] == mark]):
+            assert time.monotonic() < end, "nginx logs every request"
             time.sleep(0.02)
-        return rows[-1]
+        return found[-1]
 
     def ask(self, method: str, target: str, body: bytes | Mapping[str, Any] | None = None, **headers: str) -> "Reply":
         """Send a request on a connection of its own and return the whole answer.
@@ -92,8 +101,10 @@ class RunningGateway:
         """
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         lines = [f"{method} {target} HTTP/1.1", "Host: gateway", f"Content-Length: {len(data)}", "Connection: close"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        return self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+        mark = f"mark-{next(_COUNTER)}"
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in {**headers, _MARK: mark}.items()]
+        reply = self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+        return dataclasses.replace(reply, mark=mark)
 
     def send(self, request: bytes, *, ends: bool = False) -> "Reply":
         """Send bytes on a connection of its own, and return the answer up to the end of the connection.
@@ -123,11 +134,13 @@ class Reply:
         status: the status; 0 where the connection ended without an answer.
         headers: names in lower case -> values.
         body: the bytes of the body, chunks joined.
+        mark: the mark of the request in the log.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    mark: str = ""
 
     @classmethod
     def parse(cls, received: bytes) -> "Reply":

@@ -94,6 +94,37 @@ def test_a_nested_key_model_is_no_second_model(front: Balancer) -> None:
     assert [found for _, found in front.taken()] == [body, {**body, "model": "tiny:latest"}]
 
 
+def test_a_body_with_many_keys_model_is_written_anew(front: Balancer) -> None:
+    """A search for every key would take seconds for a large body. The last of two equal keys wins, as in Go."""
+    nested = b'"messages":[' + b",".join([b'{"model":"x"}'] * 9) + b"]"
+    assert front.post(CHAT, b'{"model":"deepseek-r1:32b",' + nested + b',"model":"tiny"}').status == 200
+    ((upstream, arrived),) = front.taken()
+    assert (upstream, arrived["model"]) == ("ollama_2", "tiny")
+    many = b'"prompt":"a","n":[' + b",".join([b"1"] * 20_000) + b"]"
+    assert front.post(CHAT, b'{"x":{"model":1},"model":"deepseek-r1:32b",' + many + b',"model":"tiny"}').status == 200
+    assert [upstream for upstream, _ in front.taken()] == ["ollama_2"]
+    reply = front.post(CHAT, b'{"model":"deepseek-r1:32b","model":"tiny","messages":[{"model":"x"}]}')
+    assert reply.status == 400
+
+
+def test_a_body_with_too_many_keys_is_refused(front: Balancer) -> None:
+    many = {f"key{number}": 1 for number in range(300)}
+    for path in (CHAT, "/api/chat"):
+        assert front.post(path, {"model": "tiny", **many}).status == 400
+    assert front.taken() == []
+    assert front.post("/api/chat", {"model": "tiny", "options": many}).headers["x-gateway-dropped"] == "options"
+    assert front.taken() == [("ollama_2", {"model": "tiny:latest"})]
+
+
+def test_a_body_with_too_many_objects_and_arrays_is_refused(front: Balancer) -> None:
+    """Brackets in a text are no arrays."""
+    for path in (CHAT, "/api/chat"):
+        assert front.post(path, {"model": "tiny", "messages": [[]] * 25_000}).status == 400
+        assert front.taken() == []
+        assert front.post(path, {"model": "tiny", "messages": [{"content": "[{" * 25_000}] * 2}).status == 200
+        assert len(front.taken()) == 1
+
+
 def test_other_refusals_before_a_body_is_read(front: Balancer) -> None:
     assert front.ask("GET", CHAT).status == 405
     assert front.ask("DELETE", "/api/chat").status == 405
@@ -147,7 +178,7 @@ def test_native_bodies_pass_by_an_allow_list(front: Balancer) -> None:
     assert arrived == {**wanted, "options": {"seed": 1, "temperature": 0.5, "num_keep": 3}}
     dropped = reply.headers["x-gateway-dropped"].split(",")
     assert {"keep_alive", "KEEP_ALIVE", "?eep_alive", "unknown", "options.num_ctx", "options.NUM_GPU"} <= set(dropped)
-    row = front.gateway.row(len(front.gateway.rows))
+    row = front.gateway.row(reply.mark)
     assert "keep_alive" in row["dropped"]
 
 

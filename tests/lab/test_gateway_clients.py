@@ -45,7 +45,7 @@ def test_a_key_comes_as_bearer_or_as_x_api_key_and_stays_at_the_balancer(front: 
     requests = front.instances[1].take()
     assert len(requests) == 3
     assert not [request for request in requests if {"authorization", "x-api-key"} & request.headers.keys()]
-    front.gateway.row(1)
+    front.gateway.row(front.ask("GET", "/v1/models").mark)
     assert ALICE not in (front.gateway.folder / "access.log").read_text() + front.gateway.errors
     assert ALICE not in "".join(content.decode() for content in KEYED.files.values())
 
@@ -62,9 +62,9 @@ def test_a_client_has_its_models_and_its_own_instances(front: Balancer) -> None:
 
 def test_a_network_may_need_no_key(tmp_path: Path) -> None:
     with balancing(tmp_path, replace(KEYED, networks={"127.0.0.0/8": "cli"})) as balancer:
-        assert balancer.post("/api/chat", {"model": "tiny"}, key="").status == 200
+        reply = balancer.post("/api/chat", {"model": "tiny"}, key="")
+        assert (reply.status, balancer.gateway.row(reply.mark)["name"]) == (200, "cli")
         assert balancer.post("/api/chat", {"model": "tiny"}, key=OLD).status == 403
-        assert balancer.gateway.row(1)["name"] == "cli"
 
 
 def test_without_clients_nobody_needs_a_key(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_an_answer_may_be_bounded_in_tokens(tmp_path: Path) -> None:
 )
 def test_the_log_has_the_tokens_of_the_last_frame(front: Balancer, path: str, more: Any, row: Any) -> None:
     """A stream without a count has an estimate: a frame for a token, and the mark of the end."""
-    known = len(front.gateway.rows)
-    assert front.post(path, {"model": "tiny", **more}).status == 200
-    found = front.gateway.row(known + 1)
+    reply = front.post(path, {"model": "tiny", **more})
+    assert reply.status == 200
+    found = front.gateway.row(reply.mark)
     assert (int(found["tokens_in"]), int(found["tokens_out"]), found["estimated"]) == row
     assert (found["name"], found["key"], found["model"]) == ("alice", hashed(ALICE)[:8], "tiny:latest")
 
@@ -128,9 +128,8 @@ def held_stream(balancer: Balancer, key: str) -> Iterator[socket.socket]:
     balancer.instances[1].hold.clear()
     with closing(socket.create_connection(("127.0.0.1", balancer.gateway.port), timeout=30)) as stream:
         body = b'{"model":"tiny"}'
-        head = (
-            f"POST /api/chat HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        lines = ["POST /api/chat HTTP/1.1", "Host: a", f"Authorization: Bearer {key}", f"Content-Length: {len(body)}"]
+        head = "\r\n".join([*lines, "X-Stainless-Retry-Count: held", "", ""])
         stream.sendall(head.encode() + body)
         assert stream.recv(65536).startswith(b"HTTP/1.1 200")
         yield stream
@@ -138,10 +137,9 @@ def held_stream(balancer: Balancer, key: str) -> Iterator[socket.socket]:
 
 
 def test_a_stream_that_the_client_leaves_is_estimated(front: Balancer) -> None:
-    known = len(front.gateway.rows)
     with held_stream(front, ALICE):
         pass
-    found = front.gateway.row(known + 1)
+    found = front.gateway.row("held")
     assert (found["estimated"], found["status"]) == ("true", 200)
     assert 1 <= int(found["tokens_out"]) <= TOKENS + 1
 
@@ -176,9 +174,9 @@ def test_a_day_of_tokens_is_used_up(tmp_path: Path) -> None:
     """The request that passes the bound is answered in full; only the next is refused."""
     clients = (Client("alice", tokens_per_day=PROMPT_TOKENS + TOKENS + 1), Client("bob"))
     with balancing(tmp_path, replace(KEYED, clients=clients, keys=KEYED.keys[:2])) as balancer:
-        for count in (1, 2):
-            assert balancer.post("/api/chat", {"model": "tiny"}).status == 200
-            balancer.gateway.row(count)
+        for _ in range(2):
+            balancer.gateway.row(balancer.post("/api/chat", {"model": "tiny"}).mark)
+        assert len(balancer.taken()) == 2
         reply = balancer.post(CHAT, {"model": "tiny"})
         assert (reply.status, reply.json["error"]["code"]) == (429, "insufficient_quota")
         assert reply.headers["x-should-retry"] == "false"
@@ -196,13 +194,13 @@ def test_a_pool_without_an_instance_is_busy_in_the_shape_of_the_api(tmp_path: Pa
 
 
 def test_an_error_of_an_instance_passes_and_costs_nothing(front: Balancer) -> None:
-    known = len(front.gateway.rows)
     front.instances[1].status = 404
     try:
-        assert front.post("/api/chat", {"model": "tiny"}).json == {"error": "as told"}
+        reply = front.post("/api/chat", {"model": "tiny"})
     finally:
         front.instances[1].status = 200
-    assert front.gateway.row(known + 1)["tokens_out"] == "0"
+    assert (reply.status, reply.json) == (404, {"error": "as told"})
+    assert front.gateway.row(reply.mark)["tokens_out"] == "0"
 
 
 def test_a_browser_may_ask_before_it_sends_a_key(front: Balancer) -> None:
