@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from provision.inventory.client_file import ClientFile
 from provision.render import packaged, render
+from provision.steps.nginx.model_routes import PREFIX
 from provision.steps.ollama import gateway_paths
 from provision.steps.ollama.gateway_paths import ApiPath
 
@@ -22,11 +23,16 @@ SCRIPTS = (
     "gateway_body.js",
     "gateway_keys.js",
     "gateway_names.js",
+    "gateway_paths.js",
     "gateway_usage.js",
 )
+RENDERED = ("gateway_http.conf", "gateway_server.conf")
+"""For nginx's block `http`, and for its blocks `server`."""
 DATA = "gateway.json"
 MODES = {DATA: 0o600}
 """The data has hashes of keys and names of clients, for root alone."""
+MANAGER = "_provision"
+"""The client of the status port, for the proofs of `verify`. No client of a file can have this name."""
 SINGLE = ""
 """The pool of clients without instances of their own."""
 BURST_SECONDS = 10
@@ -89,32 +95,40 @@ class Gateway:
     """A gateway.
 
     Args:
-        models: name of a model, canonical and in lower case -> the model. The first model's common pool answers
-            `/` and `/api/version`.
+        models: name of a model, canonical and in lower case -> the model.
+        root: the upstream that answers `/` and `/api/version`; empty for the first model's common pool.
+        status_port: port on 127.0.0.1 where no client needs a key and both APIs are open; 0 for none.
         api: `native` for both APIs, `openai` for `/v1` alone.
         clients: the clients; None where nobody needs a key.
         keys: the keys.
         networks: network (CIDR) -> name of the client that needs no key there.
         cap: greatest size of a request in bytes. A body is parsed in the worker process, and other requests wait.
-        larger: words after the refusal of a larger body, such as the path without a parser.
         max_tokens: greatest number of tokens of an answer; 0 for no limit.
         retry_after: seconds for a client that was refused for lack of room.
+        count: whether the tokens of answers are counted. nginx' module then keeps a copy of an answer until its end.
     """
 
     models: Mapping[str, Served]
+    root: str = ""
+    status_port: int = 0
     api: Literal["native", "openai"] = "native"
     clients: tuple[Client, ...] | None = None
     keys: tuple[Key, ...] = ()
     networks: Mapping[str, str] = field(default_factory=dict)
     cap: int = 2 * 1024 * 1024
-    larger: str = ""
     max_tokens: int = 0
     retry_after: int = 5
+    count: bool = True
 
     @property
     def routed(self) -> tuple[ApiPath, ...]:
         """The paths whose body names a model."""
-        return (*gateway_paths.OPENAI, *(gateway_paths.NATIVE if self.api == "native" else ()))
+        return (*gateway_paths.OPENAI, *gateway_paths.NATIVE)
+
+    @property
+    def first(self) -> str:
+        """The upstream that answers for all."""
+        return self.root or next(iter(self.upstreams))
 
     @property
     def lists(self) -> tuple[str, ...]:
@@ -130,17 +144,18 @@ class Gateway:
     @property
     def data(self) -> dict[str, Any]:
         """The data of the scripts."""
-        about = {"method": "GET", "shape": "openai", "prefix": gateway_paths.ABOUT}
+        about = {"prefix": gateway_paths.ABOUT, "at": gateway_paths.ABOUT.removesuffix("/")}
         return {
             "auth": "none" if self.clients is None else "keys",
+            "manager": MANAGER,
+            "count": self.count,
             "cap": self.cap,
-            "larger": self.larger,
             "max_tokens": self.max_tokens,
             "retry_after": self.retry_after,
             "resident": _set(gateway_paths.RESIDENT),
             "options": _set(gateway_paths.OPTIONS),
             "paths": dict(self._paths()),
-            "about": about,
+            "about": {"method": "GET", "shape": "openai", "open": True, **about},
             "models": {
                 name: {"pools": {pool: location(up) for pool, up in model.upstreams.items()}, "details": model.details}
                 for name, model in self.models.items()
@@ -151,7 +166,7 @@ class Gateway:
                     "pool": client.pool,
                     "tokens_per_day": client.tokens_per_day,
                 }
-                for client in self.clients or ()
+                for client in (*(self.clients or ()), Client(MANAGER))
             },
             "keys": {
                 key.sha256: {"client": key.client, "expires": key.expires, "revoked": key.revoked} for key in self.keys
@@ -161,12 +176,13 @@ class Gateway:
     def _paths(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for path in self.routed:
             entry = {"keys": _set(path.keys), "limit": path.limit, "old_name": path.old_name}
-            yield path.path, {"method": "POST", "shape": path.shape, **entry}
+            is_open = path.shape != "native" or self.api == "native"
+            yield path.path, {"method": "POST", "shape": path.shape, "open": is_open, **entry}
         for name in self.lists:
             form = gateway_paths.LISTS[name]
-            yield name, {"method": "GET", "shape": form, "list": form}
+            yield name, {"method": "GET", "shape": form, "open": True, "list": form}
         for name in gateway_paths.PASSED:
-            yield name, {"method": "GET", "shape": "native"}
+            yield name, {"method": "GET", "shape": "native", "open": True}
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -179,7 +195,10 @@ class Gateway:
             "about": gateway_paths.ABOUT,
             "passed": gateway_paths.PASSED,
             "pools": [(location(name), name) for name in self.upstreams],
-            "first": next(iter(self.upstreams)),
+            "first": self.first,
+            "prefix": PREFIX,
+            "status_port": self.status_port,
+            "count": self.count,
             "connections": self._classes("concurrency"),
             "rates": self._classes("rate"),
             "bursts": {rate: math.ceil(rate * BURST_SECONDS / 60) for rate in self._classes("rate")},
@@ -188,8 +207,7 @@ class Gateway:
             "retry_after": self.retry_after,
         }
         return {
-            "gateway_http.conf": render("balancer/gateway_http.conf.j2", **values),
-            "gateway_server.conf": render("balancer/gateway_server.conf.j2", **values),
+            **{name: render(f"balancer/{name}.j2", **values) for name in RENDERED},
             DATA: json.dumps(self.data, indent=1).encode(),
             **{name: packaged(f"balancer/{name}") for name in SCRIPTS},
         }

@@ -1,12 +1,13 @@
 /* The gateway of a balancer: nginx calls these functions for every request, and refuses the request where a function
-   throws. `served` is the data of gateway.json (js_preload_object): frozen, and without
-   prototypes, so a set is an object whose values are true. The script is for the engine njs, 0.8.9 and later:
-   a request has a virtual machine of its own, so the variables of a module belong to a single request. */
+   throws. `served` is the data of gateway.json (js_preload_object): frozen, and without prototypes, so a set is an object
+   whose values are true. The script is for the engine njs, 0.8.9 and later: a request has a virtual machine of its own, so
+   the variables of a module belong to a single request. */
 
 import answers from 'gateway_answers.js';
 import body from 'gateway_body.js';
 import keys from 'gateway_keys.js';
 import names from 'gateway_names.js';
+import paths from 'gateway_paths.js';
 import usage from 'gateway_usage.js';
 
 /* Return 'pass', or the status of a refusal as text. nginx asks before the body is read, and takes every other answer,
@@ -24,21 +25,30 @@ function denial(r) {
 }
 
 function judged(r) {
-    const path = pathOf(r);
+    const asked = paths.find(r.uri);
+    const entry = asked.entry;
+    const isOpen = entry !== null && (entry.open === true || keys.isManager(r));
     if (r.method === 'OPTIONS') {
-        return null;
+        return isOpen ? null : answers.closed();
     }
-    if (r.method !== path.method && !(r.method === 'HEAD' && path.method === 'GET')) {
-        return answers.wrongMethod(path.method);
+    if (entry !== null && r.method !== entry.method && !(r.method === 'HEAD' && entry.method === 'GET')) {
+        return answers.wrongMethod(entry.method);
     }
     const who = keys.identify(r);
     if (who.refusal !== null) {
-        return path.shape === 'native' ? keys.calm(who.refusal) : who.refusal;
+        return asked.shape === 'native' ? keys.calm(who.refusal) : who.refusal;
+    }
+    const unnamed = asked.name === null ? null : names.find(who, asked.name).refusal;
+    if (unnamed !== null) {
+        return unnamed;
+    }
+    if (!isOpen) {
+        return answers.closed();
     }
     if (r.headersIn['Content-Encoding'] !== undefined) {
         return answers.encoded();
     }
-    return path.method === 'POST' ? usage.exhausted(who) : null;
+    return entry.method === 'POST' ? usage.exhausted(who) : null;
 }
 
 /* Return the client's name for limits and for the log: empty for an unknown client. */
@@ -54,23 +64,46 @@ function key(r) {
 /* Send the request to the pool of its model, or refuse the request. */
 function route(r) {
     try {
+        const asked = paths.find(r.uri);
         if (r.method === 'OPTIONS') {
+            r.variables.gateway_path = asked.path;
             r.internalRedirect('@gateway_preflight');
             return;
         }
-        const path = pathOf(r);
         const who = keys.identify(r);
-        const read = body.read(r, path);
+        const read = body.read(r, asked.entry);
         const found = read.refusal === null ? names.find(who, read.model) : read;
-        if (found.refusal !== null) {
-            answers.send(r, path.shape, found.refusal);
+        const refusal = found.refusal === null ? names.contradiction(asked.name, read.model) : found.refusal;
+        if (refusal !== null) {
+            answers.send(r, asked.shape, refusal);
             return;
         }
-        const sent = body.forPool(read, path, found.name);
+        const sent = body.forPool(read, asked.entry, found.name);
         r.variables.gateway_model = found.name;
         r.variables.gateway_dropped = sent.dropped;
         r.variables.gateway_body = sent.text;
+        r.variables.gateway_path = asked.path;
         r.internalRedirect('@' + found.pool);
+    } catch (error) {
+        fail(r, error);
+    }
+}
+
+/* Answer below /models/NAME as at the root. */
+function named(r) {
+    try {
+        const asked = paths.find(r.uri);
+        if (r.method === 'OPTIONS' || asked.entry.method === 'POST') {
+            route(r);
+        } else if (asked.entry.list !== undefined) {
+            list(r);
+        } else if (asked.asked !== null) {
+            about(r);
+        } else {
+            r.variables.gateway_body = '';
+            r.variables.gateway_path = asked.path;
+            r.internalRedirect('@' + names.find(keys.identify(r), asked.name).pool);
+        }
     } catch (error) {
         fail(r, error);
     }
@@ -79,7 +112,7 @@ function route(r) {
 /* Answer a list of models with the models of the client. */
 function list(r) {
     try {
-        const answer = names.list(keys.identify(r), pathOf(r).list);
+        const answer = names.list(keys.identify(r), paths.find(r.uri).entry.list);
         r.headersOut['Content-Type'] = 'application/json';
         r.return(200, JSON.stringify(answer));
     } catch (error) {
@@ -90,11 +123,10 @@ function list(r) {
 /* Answer a question about a single model, `/v1/models/NAME`. */
 function about(r) {
     try {
-        const who = keys.identify(r);
-        const path = pathOf(r);
-        const found = names.find(who, r.uri.slice(path.prefix.length));
+        const asked = paths.find(r.uri);
+        const found = names.find(keys.identify(r), asked.asked);
         if (found.refusal !== null) {
-            answers.send(r, path.shape, found.refusal);
+            answers.send(r, asked.shape, found.refusal);
             return;
         }
         r.headersOut['Content-Type'] = 'application/json';
@@ -110,20 +142,8 @@ function fail(r, error) {
     answers.send(r, shapeOf(r), answers.broken());
 }
 
-/* Return the path of served.paths that the request has. Throws for a path that is not open. */
-function pathOf(r) {
-    if (Object.prototype.hasOwnProperty.call(served.paths, r.uri)) {
-        return served.paths[r.uri];
-    }
-    const prefix = served.about;
-    if (prefix !== null && r.uri.startsWith(prefix.prefix)) {
-        return prefix;
-    }
-    throw new Error('no such path');
-}
-
 function shapeOf(r) {
-    return answers.shapeOf(r.uri);
+    return paths.shapeOf(r.uri);
 }
 
 /* Return the body for a status of nginx itself. nginx has read no body then, or broken off. */
@@ -140,7 +160,7 @@ function tooLarge(r) {
 }
 
 function malformed(r) {
-    return answers.text(answers.shapeOf(r.variables.request_uri), answers.malformed());
+    return answers.text(paths.shapeOf(r.variables.request_uri), answers.malformed());
 }
 
 /* Pass a piece of an answer on, and count the piece. A mistake in counting never cuts an answer. */
@@ -149,20 +169,21 @@ function count(r, data, flags) {
     usage.count(data);
 }
 
-/* Return the tokens of the question, for the log. The first of these variables charges the client. */
+/* Return the tokens of the question, for the log; empty where nobody counts. The first of these variables charges the
+   client. */
 function tokensIn(r) {
-    return String(usage.of(r, shapeOf(r)).input);
+    return served.count ? String(usage.of(r, shapeOf(r)).input) : '';
 }
 
 function tokensOut(r) {
-    return String(usage.of(r, shapeOf(r)).output);
+    return served.count ? String(usage.of(r, shapeOf(r)).output) : '';
 }
 
 function estimated(r) {
-    return usage.of(r, shapeOf(r)).estimated ? 'true' : 'false';
+    return served.count && usage.of(r, shapeOf(r)).estimated ? 'true' : 'false';
 }
 
 export default {
-    about, busy, client, count, denial, estimated, key, limited, list, malformed, route, tokensIn, tokensOut, tooLarge,
-    verdict
+    about, busy, client, count, denial, estimated, key, limited, list, malformed, named, route, tokensIn, tokensOut,
+    tooLarge, verdict
 };

@@ -38,13 +38,17 @@ function unknownModel(text) {
     return refusal(404, 'invalid_request_error', 'model_not_found', text);
 }
 
+function closed() {
+    return refusal(403, 'permission_error', null, 'this path is not open here');
+}
+
 function wrongMethod(method) {
     return refusal(405, 'invalid_request_error', null, 'this path takes ' + method + ' only');
 }
 
 function tooLarge(cap) {
     return refusal(413, 'invalid_request_error', 'request_too_large', 'the request is larger than the ' + cap +
-        ' bytes that are accepted here' + served.larger);
+        ' bytes that are accepted here');
 }
 
 function encoded() {
@@ -76,13 +80,6 @@ function broken() {
     return refusal(500, 'api_error', null, 'the gateway could not judge this request, and so refuses it');
 }
 
-function shapeOf(uri) {
-    if (typeof uri !== 'string') {
-        return 'native';
-    }
-    return uri === '/v1/messages' ? 'anthropic' : uri.startsWith('/v1/') ? 'openai' : 'native';
-}
-
 function text(shape, made) {
     if (shape === 'anthropic') {
         return JSON.stringify({type: 'error', error: {type: ANTHROPIC[made.status] || 'api_error', message: made.text}});
@@ -105,6 +102,6 @@ function send(r, shape, made) {
 }
 
 export default {
-    broken, busy, encoded, exhausted, forbidden, invalid, limited, malformed, send, setHeaders, shapeOf, text, tooLarge,
+    broken, busy, closed, encoded, exhausted, forbidden, invalid, limited, malformed, send, setHeaders, text, tooLarge,
     unauthorized, unknownModel, wrongMethod
 };

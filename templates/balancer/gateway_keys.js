@@ -34,9 +34,15 @@ function nobody(refusal) {
     return {client: '', id: '', models: {}, pool: '', tokens: 0, refusal: refusal};
 }
 
-/* Return the client of a network or of a certificate: nginx's own configuration sets the variable. */
+/* Return whether the request came to the status port, which only programs of the balancer's own host reach: nginx's own
+   configuration sets the variable. */
+function isManager(r) {
+    return r.variables.gateway_managing === 'yes';
+}
+
+/* Return the client of the status port, of a network or of a certificate. */
 function trusted(r) {
-    const name = r.variables.gateway_trusted_client;
+    const name = isManager(r) ? served.manager : r.variables.gateway_trusted_client;
     if (!name) {
         return nobody(answers.unauthorized('this request has no key: send Authorization: Bearer KEY, or x-api-key: KEY'));
     }
@@ -91,4 +97,4 @@ function calm(refusal) {
     return Object.assign({}, refusal, {status: 403});
 }
 
-export default {calm, identify};
+export default {calm, identify, isManager};

@@ -33,6 +33,12 @@ function find(who, asked) {
     return {name: name, pool: pool, refusal: null};
 }
 
+/* Return the refusal of a body whose model is another than that of the path, or null. */
+function contradiction(named, asked) {
+    const same = named === null || canonical(named) === canonical(asked);
+    return same ? null : answers.invalid('the body has the model ' + quoted(asked) + ', and the path ' + quoted(named));
+}
+
 function refused(refusal) {
     return {name: '', pool: '', refusal: refusal};
 }
@@ -86,4 +92,4 @@ function openaiModel(name) {
     return {id: name, object: 'model', created: 0, owned_by: 'library'};
 }
 
-export default {canonical, find, list, openaiModel};
+export default {canonical, contradiction, find, list, openaiModel};

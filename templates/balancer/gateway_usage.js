@@ -49,7 +49,7 @@ function counted(r, shape) {
     const text = tail();
     const stream = String(r.headersOut['Content-Type'] || '').startsWith('text/event-stream');
     const found = shape === 'native' ? ofNative(text) : shape === 'anthropic' ? ofAnthropic(text, stream) : ofOpenai(text, stream);
-    const each = r.uri === '/v1/responses' ? EVENT : LINES[shape];
+    const each = r.uri.endsWith('/v1/responses') ? EVENT : LINES[shape];
     return found || {input: 0, output: Math.ceil(lines / each), estimated: true};
 }
 

@@ -27,7 +27,6 @@ OPEN = Gateway(
         "tiny:latest": Served({"": "ollama_2", "line": "line_2"}),
     },
     cap=CAP,
-    larger="; send a larger request to /models/NAME/v1/",
 )
 """Nobody needs a key."""
 KEYED = replace(

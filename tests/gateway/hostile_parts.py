@@ -51,6 +51,14 @@ TRICKS = (
     "/v1/models/%00",
     "/v1/models/__proto__",
     "/v1/models/{bare}",
+    "/models/tiny{path}",
+    "/models/tiny:latest{closed}",
+    "/models/deepseek-r1:32b{path}",
+    "/models/{bare}{path}",
+    "/models/tiny/v1/..{closed}",
+    "/models/tiny%00{path}",
+    "/models/tiny%0d%0a{path}",
+    "/models{path}/../{bare}",
     "{path}" + "/x" * 3000,
 )
 KEY_FORMS = (

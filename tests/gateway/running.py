@@ -36,17 +36,20 @@ http {{
     map $upstream_addr $instance {{ default $upstream_addr; }}
     include gateway_http.conf;
     access_log {folder}/access.log gateway;
+    proxy_http_version 1.1;
+    proxy_buffering off;
+    client_body_timeout {patience}s;
+    client_header_timeout {patience}s;
+{servers}
+}}
+"""
+SERVER = """
     server {{
         listen 127.0.0.1:{port};
-        proxy_http_version 1.1;
         proxy_set_header Connection "";
         proxy_set_header Authorization "";
-        proxy_buffering off;
-        client_body_timeout {patience}s;
-        client_header_timeout {patience}s;
         include gateway_server.conf;
     }}
-}}
 """
 """The parts of the balancer's configuration around the gateway's files. Debian's nginx has modules that ours lacks, and
 their folders must exist."""
@@ -105,6 +108,10 @@ class RunningGateway:
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in {**headers, _MARK: mark}.items()]
         reply = self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
         return dataclasses.replace(reply, mark=mark)
+
+    def at(self, port: int) -> "RunningGateway":
+        """Return the gateway with another port for requests."""
+        return dataclasses.replace(self, port=port)
 
     def send(self, request: bytes, *, ends: bool = False) -> "Reply":
         """Send bytes on a connection of its own, and return the answer up to the end of the connection.
@@ -207,7 +214,9 @@ def running(
         f"    upstream {name} {{ zone {name} 64k; {' '.join(f'server 127.0.0.1:{number};' for number in ports)} }}"
         for name, ports in upstreams.items()
     ]
-    values = {"folder": folder, "port": port, "module": program.module, "upstreams": "\n".join(blocks)}
+    listening = [port, gateway.status_port] if gateway.status_port else [port]
+    servers = "".join(SERVER.format(port=number) for number in listening)
+    values = {"folder": folder, "module": program.module, "upstreams": "\n".join(blocks), "servers": servers}
     (folder / "nginx.conf").write_text(MAIN.format(**values, workers=workers, patience=patience))
     for name, content in {**gateway.files, **(changed or {})}.items():
         (folder / name).write_bytes(content)

@@ -59,19 +59,21 @@ def test_hashes_of_keys_are_for_root_alone() -> None:
 
 
 def test_every_path_of_the_data_has_a_location_and_every_location_a_path() -> None:
+    natives = {path.path for path in gateway_paths.NATIVE}
     for gateway in (GATEWAY, replace(GATEWAY, api="openai")):
         data = json.loads(text(gateway, DATA))
         exact = re.findall(r"^location = (\S+) \{$", text(gateway, "gateway_server.conf"), re.MULTILINE)
         assert sorted(exact) == sorted(data["paths"])
-        assert ("/api/chat" in exact) == (gateway.api == "native")
+        assert data["paths"]["/api/chat"]["open"] == (gateway.api == "native")
+        assert all(entry["open"] for path, entry in data["paths"].items() if path not in natives)
 
 
 def test_every_open_location_is_judged() -> None:
     blocks = re.findall(
         r"^location (?:= )?(/\S*) \{\n(.*?)^\}", text(GATEWAY, "gateway_server.conf"), re.MULTILINE | re.DOTALL
     )
-    assert len(blocks) == len(GATEWAY.data["paths"]) + 2, (
-        "a location for each path, for a single model, and for the rest"
+    assert len(blocks) == len(GATEWAY.data["paths"]) + 3, (
+        "a location for each path, for a single model, for the name of a model, and for the rest"
     )
     for path, block in blocks:
         judged = 'if ($gateway_verdict != "pass") { return 500' in block
@@ -108,9 +110,9 @@ def test_a_gateway_without_limits_has_no_zones_for_limits() -> None:
 
 
 def test_the_paths_for_clients_are_those_of_the_engine() -> None:
-    native = {path.path for path in gateway_paths.NATIVE}
+    assert gateway_paths.are_of(OLLAMA.client_paths)
     lists = {path for path in gateway_paths.LISTS if path.startswith("/api/")}
-    assert native | lists | set(gateway_paths.PASSED) == set(OLLAMA.client_paths)
+    assert lists | {"/v1/models"} == set(OLLAMA.lists)
 
 
 def test_no_key_of_a_loaded_model_is_allowed() -> None:

@@ -5,6 +5,7 @@ runner, `shift`), api/types.go and server/sched.go; the request types of `/v1`, 
 anthropic/anthropic.go. A path that a later release adds stays closed until the path is listed here.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,3 +85,12 @@ ABOUT = "/v1/models/"
 
 PASSED = ("/", "/api/version")
 """Paths that any instance answers, without a body."""
+
+
+def are_of(client_paths: Iterable[str]) -> bool:
+    """Return whether the paths of this module are those that an engine opens to clients.
+
+    Args:
+        client_paths: the engine's paths for clients, beside those below `/v1/`.
+    """
+    return {*PASSED, *(path.path for path in NATIVE)} == set(client_paths)
