@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,7 +17,8 @@ from provision.render import render
 from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.nginx import vulnerabilities
-from provision.steps.nginx.build import UNIT, USER, Build, OwnedBuilds, Patch, Source
+from provision.steps.nginx.build import UNIT, Build, OwnedBuilds
+from provision.steps.nginx.source import USER, Njs, Patch, Source
 from provision.steps.nginx_paths import CACHE, CURRENT, LOGS
 from provision.steps.system.account import Account, OwnedAccounts
 from provision.steps.system.apt import Packages
@@ -75,6 +77,15 @@ class PatchFile(Base):
     """sha256 of the file."""
 
 
+class NjsSource(Base):
+    """The source of nginx' JavaScript module."""
+
+    url: Url
+    """URL of a tarball of the source of njs, 0.8.9 or later."""
+    sha256: Sha256
+    """sha256 of the tarball."""
+
+
 class Settings(Base):
     """Build of nginx. Without a group `balancer` every gpu host has an nginx."""
 
@@ -91,6 +102,9 @@ class Settings(Base):
     patches: tuple[PatchFile, ...] = Field(default=(), max_length=100)
     """Patches, applied in order before compiling, without fuzz. Debian's series is a single entry: the debian.tar.xz of
     its source package. `provision` cannot tell which vulnerabilities a patch closes: you vouch."""
+    njs: NjsSource | None = None
+    """Source of nginx' JavaScript module, compiled into nginx for `balancer.router: njs`. Null: the module of the
+    distribution's package, which has to be for this version of nginx (1.26.3 on Debian 13)."""
     configure_args: tuple[Text, ...] = LEAN
     """Arguments of nginx's `configure`: `--with-...` and `--without-...`. Paths and user are provision's."""
     build: Literal["once", "each"] = "once"
@@ -121,18 +135,18 @@ class Settings(Base):
         for number, argument in enumerate(self.configure_args):
             yield from ((("configure_args", number), text) for text in _wrong(argument))
 
-    @property
-    def source(self) -> Source:
-        """The source to build."""
+    def built(self, *, njs: bool) -> Source:
+        """Return the source to build.
+
+        Args:
+            njs: whether nginx has the JavaScript module.
+        """
         url = self.url or f"https://nginx.org/download/nginx-{self.version}.tar.gz"
         sha256 = self.sha256 or KNOWN[self.version]
         patches = tuple(Patch(url=patch.url, sha256=patch.sha256) for patch in self.patches)
-        return Source(version=self.version, sha256=sha256, url=url, arguments=self.configure_args, patches=patches)
-
-    @property
-    def binary(self) -> str:
-        """The path of the built program."""
-        return self.source.binary
+        source = Source(version=self.version, sha256=sha256, url=url, arguments=self.configure_args, patches=patches)
+        module = Njs(url=self.njs.url, sha256=self.njs.sha256) if self.njs else Njs()
+        return replace(source, njs=module) if njs else source
 
 
 def _wrong(argument: str) -> Iterator[str]:
@@ -140,6 +154,11 @@ def _wrong(argument: str) -> Iterator[str]:
         yield "must be --with-NAME or --without-NAME, perhaps with =VALUE of letters, digits and _=,.:/+@%- only"
     if any(argument == f"--without-{name}" for name in NEEDED):
         yield "is needed by the balancer's configuration"
+
+
+def _source(host: Host) -> Source:
+    """Return the source that a balancer builds."""
+    return host.of(Settings).built(njs=shared_settings.balancer(host).router == "njs")
 
 
 def known_of(settings: Settings) -> list[str]:
@@ -181,7 +200,7 @@ def _refusal(host: Host, inventory: Inventory) -> Iterator[Problem]:
     if not _is_refused(host, inventory):
         return
     settings = host.of(Settings)
-    builders = [builder for builder in inventory.hosts if builder.of(Settings).source == settings.source]
+    builders = [builder for builder in inventory.hosts if _source(builder) == _source(host)]
     refused = [builder.name for builder in builders if _is_refused(builder, inventory)]
     if refused[0] == host.name:
         others = f" and on {len(refused) - 1} more" if len(refused) > 1 else ""
@@ -214,8 +233,10 @@ def outside(host: Host, inventory: Inventory) -> Iterator[Outside]:
     if not is_balancing(host, inventory):
         return
     settings = host.of(Settings)
-    url = settings.source.url
-    yield Outside(url, "source", shared_settings.mirror_key(host, "nginx", "url", "nginx"), url)
+    source = _source(host)
+    yield Outside(source.url, "source", shared_settings.mirror_key(host, "nginx", "url", "nginx"), source.url)
+    if source.njs and source.njs.url:
+        yield Outside(source.njs.url, "source", "nginx.njs.url", source.njs.url)
     for number, patch in enumerate(settings.patches):
         yield Outside(patch.url, "source", f"nginx.patches[{number}].url", patch.url)
 
@@ -231,9 +252,10 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     if not is_balancing(host, inventory):
         return
     settings = host.of(Settings)
-    source = settings.source
+    source = _source(host)
     # openssl brings the libssl of its release, whose package name differs between releases.
-    runtime = ("ca-certificates", "curl", "libpcre2-8-0", "logrotate", "openssl", "zlib1g")
+    runtime = ["ca-certificates", "curl", "libpcre2-8-0", "logrotate", "openssl", "zlib1g"]
+    runtime += ["libxml2"] if source.module else []  # which the packaged JavaScript module needs
     yield Packages(name="nginx", packages=dict.fromkeys(runtime))
     account = Account(name=USER)
     yield account

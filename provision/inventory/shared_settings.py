@@ -114,9 +114,20 @@ class NginxSettings(Protocol):
     def version(self) -> str:
         """The version to build."""
 
+    def built(self, *, njs: bool) -> "NginxBuild":
+        """Return the build, with or without nginx' JavaScript module."""
+
+
+class NginxBuild(Protocol):
+    """A build of nginx."""
+
     @property
     def binary(self) -> str:
-        """The path of the built program."""
+        """The path of the program."""
+
+    @property
+    def module(self) -> str:
+        """The path of the JavaScript module that nginx loads; empty for none."""
 
     @property
     def configure_args(self) -> tuple[str, ...]:
@@ -137,6 +148,14 @@ class BalancerSettings(Protocol):
     @property
     def port(self) -> int:
         """The TCP port for clients."""
+
+    @property
+    def router(self) -> str:
+        """How the model of a request at the root is found: `none` or `njs`."""
+
+    @property
+    def clients(self) -> str:
+        """File of the clients and their keys, beside the inventory; empty where nobody needs a key."""
 
 
 class Certificate(Protocol):

@@ -18,7 +18,7 @@ from provision.lab.locks import locked
 from provision.lab.shell import LabError, run
 from provision.lab.spec import Spec
 from provision.plan.role_interface import role
-from provision.steps.nginx import build, build_scripts
+from provision.steps.nginx import build, build_scripts, source
 
 NAME = "native-build-for-vm"
 """A name that no person would give to a lab: a lab of this name is left over from a killed run."""
@@ -76,6 +76,6 @@ def _compile(release: str) -> None:
 def _recipe() -> str:
     """A hash over our sources that decide about the build."""
     digest = hashlib.sha256()
-    for module in (site, role("nginx"), build, build_scripts):
+    for module in (site, role("nginx"), build, build_scripts, source):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()

@@ -105,6 +105,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "docker": {"registries": {REGISTRY: {"username": "bot", "password": "secret"}}},
     "nginx": {
         "accept_known_vulnerabilities": True,
+        "njs": {"url": "https://mirror.test/njs.tar.gz", "sha256": "a" * 64},
         "patches": [{"url": "https://mirror.test/a.patch", "sha256": "a" * 64}],
     },
     "ollama": {"instances": [{"gpus": [0]}], "models": ["deepseek-r1:1.5b"]},

@@ -25,7 +25,8 @@ from provision.report import drain as drain_report
 from provision.report.progress import Lines
 from provision.rollout.outcome import Outcome
 from provision.steps import wording
-from provision.steps.nginx.build import Build, Source
+from provision.steps.nginx.build import Build
+from provision.steps.nginx.source import Source
 from provision.steps.wording import ANY, Words
 from provision.terminal_text import ending
 

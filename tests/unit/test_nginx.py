@@ -17,10 +17,11 @@ from provision.plan import role_interface
 from provision.render import render
 from provision.roles import nginx
 from provision.steps.facts import HostFacts
-from provision.steps.nginx.build import LAYOUT, Build
+from provision.steps.nginx.build import Build
 from provision.steps.nginx.build_scripts import INSTALL, READ
 from provision.steps.nginx.generation_scripts import INSTALL as ACTIVATE
 from provision.steps.nginx.generation_scripts import PREPARE, STAMP
+from provision.steps.nginx.source import LAYOUT
 from provision.steps.system.link import SWAP
 from tests.unit.balancer_fleet import fleet, host
 
@@ -48,17 +49,17 @@ def test_impossible_settings_are_reported(settings: dict[str, Any], path: tuple[
 def test_known_versions_need_no_hash(version: str) -> None:
     settings = nginx.Settings(version=version)
     assert not list(settings.problems())
-    assert settings.source.url == f"https://nginx.org/download/nginx-{version}.tar.gz"
+    assert settings.built(njs=False).url == f"https://nginx.org/download/nginx-{version}.tar.gz"
 
 
 def test_the_prefix_follows_the_recipe_and_not_the_mirror() -> None:
-    plain = nginx.Settings().source
-    assert nginx.Settings(url="http://mirror.example/x.tar.gz").source.prefix == plain.prefix
-    assert nginx.Settings(configure_args=("--with-threads",)).source.prefix != plain.prefix
+    plain = nginx.Settings().built(njs=False)
+    assert nginx.Settings(url="http://mirror.example/x.tar.gz").built(njs=False).prefix == plain.prefix
+    assert nginx.Settings(configure_args=("--with-threads",)).built(njs=False).prefix != plain.prefix
 
 
 def test_mode_once_obtains_a_build_and_mode_each_compiles() -> None:
-    source = nginx.Settings().source
+    source = nginx.Settings().built(njs=False)
     want = Build(source=source).want(DEBIAN, None)
     [obtain] = [c for c in Build(source=source, host="lb-01").commands(None, want) if isinstance(c, Obtain)]
     assert (obtain.key, obtain.host) == (f"nginx {source.recipe} debian-13-amd64", "lb-01")

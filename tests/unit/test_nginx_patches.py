@@ -41,20 +41,24 @@ def settings(*patches: dict[str, str]) -> nginx.Settings:
 
 
 def test_patches_are_part_of_the_identity_of_a_build_in_their_order() -> None:
-    plain, first, both = settings().source, settings(ONE).source, settings(ONE, TWO).source
-    other = settings(TWO, ONE).source
+    plain, first, both = (
+        settings().built(njs=False),
+        settings(ONE).built(njs=False),
+        settings(ONE, TWO).built(njs=False),
+    )
+    other = settings(TWO, ONE).built(njs=False)
     assert len({source.recipe for source in (plain, first, both, other)}) == 4
     assert len({source.prefix for source in (plain, first, both, other)}) == 4
-    moved = settings({**ONE, "url": "http://elsewhere.example/x.patch"}).source
+    moved = settings({**ONE, "url": "http://elsewhere.example/x.patch"}).built(njs=False)
     assert moved.recipe == first.recipe, "the address makes no difference"
 
 
 def test_a_build_without_patches_keeps_the_recipe_of_earlier_releases() -> None:
-    assert nginx.Settings(configure_args=("--with-threads",)).source.recipe[:8] == "85e3ce74"
+    assert nginx.Settings(configure_args=("--with-threads",)).built(njs=False).recipe[:8] == "85e3ce74"
 
 
 def test_the_cost_names_the_patches() -> None:
-    build = Build(source=settings(ONE, TWO).source)
+    build = Build(source=settings(ONE, TWO).built(njs=False))
     want = build.want(DEBIAN, None)
     assert "compiles nginx 1.26.3 with patches" in build.impact(None, want)
     assert want is not None

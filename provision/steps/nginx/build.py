@@ -1,9 +1,7 @@
 """nginx from its source: a prefix per recipe, compiled once per platform and installed from an archive."""
 
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,26 +9,13 @@ from provision.command import READ_TIMEOUT, Command, Obtain, Put, Run, run, sh
 from provision.steps.base import Answer, Check, Fact, Owned, RefusalError, State, Step, UnreadableError, differing
 from provision.steps.facts import HostFacts
 from provision.steps.nginx.build_scripts import CLOSE, INSTALL, LIST, MAKE, READ, REMOVE_ALL
-from provision.steps.nginx_paths import CACHE, CONFIG, LOGS, PID, ROOT, RUN
+from provision.steps.nginx.source import PACKAGED, Source
+from provision.steps.nginx_paths import CACHE, ROOT
 from provision.steps.system.apt import INSTALLED, Packages
 from provision.steps.wording import Vocabulary, Words
 
 ARTIFACTS = "/var/lib/provision/artifacts"
-USER = "provision-nginx"
 UNIT = "provision-nginx.service"
-
-LAYOUT = (
-    f"--user={USER}",
-    f"--group={USER}",
-    f"--conf-path={CONFIG}/nginx.conf",
-    f"--pid-path={PID}",
-    f"--lock-path={RUN}/nginx.lock",
-    f"--error-log-path={LOGS}/error.log",
-    f"--http-log-path={LOGS}/access.log",
-    f"--http-client-body-temp-path={CACHE}",
-    f"--http-proxy-temp-path={CACHE}",
-)
-"""Compiled in, so that `nginx -t` by hand reads the service's configuration."""
 
 DISTRIBUTIONS = ("debian", "ubuntu")
 
@@ -45,71 +30,6 @@ TOOLS = Packages(
 
 PATCHING = Packages(name="nginx_build", packages={**TOOLS.packages, **dict.fromkeys(("patch", "xz-utils"))})
 """Packages for compiling with patches."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patch:
-    """A patch file, or a tarball with `debian/patches/series`.
-
-    Args:
-        url: address of the file; not part of the recipe. A tarball's ends in `.tar.gz` or `.tar.xz`.
-        sha256: hash of the file.
-    """
-
-    url: str
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """The source of a build: equal sources give interchangeable binaries on one platform.
-
-    Args:
-        version: nginx's version.
-        sha256: hash of the tarball.
-        url: address of the tarball; not part of the recipe, because the hash identifies the tarball.
-        arguments: arguments of `configure`, without the paths, which are ours.
-        patches: the patches, in the order of their application.
-    """
-
-    version: str
-    sha256: str
-    url: str
-    arguments: tuple[str, ...] = ()
-    patches: tuple[Patch, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The source in an operator's words."""
-        return f"nginx {self.version}" + (" with patches" if self.patches else "")
-
-    @property
-    def recipe(self) -> str:
-        """The hash of everything that makes a difference."""
-        parts: dict[str, Any] = {
-            "format": 1,
-            "version": self.version,
-            "sha256": self.sha256,
-            "arguments": (*LAYOUT, *self.arguments),
-        }
-        if self.patches:  # without patches the recipe is that of earlier releases, and nothing is compiled again
-            parts["patches"] = [patch.sha256 for patch in self.patches]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def prefix(self) -> str:
-        """The folder of the installation."""
-        return f"{ROOT}/{self.version}-{self.recipe[:8]}"
-
-    @property
-    def binary(self) -> str:
-        """The program."""
-        return f"{self.prefix}/sbin/nginx"
-
-    @property
-    def configure(self) -> tuple[str, ...]:
-        """All arguments of `configure`."""
-        return (f"--prefix={self.prefix}", *LAYOUT, *self.arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +48,7 @@ class Build(Step):
         "recipe": Words("built from other arguments or another source"),
         "platform": Words("built for another platform", "platform"),
         "patches": Words("built with other patches", "sha256 of the patches"),
-        "intact": Words("its binary is not the one that was built"),
+        "intact": Words("its binary or module is not the one that was built"),
         "open": Words("open to others", "open to others"),
     }
 
@@ -148,10 +68,19 @@ class Build(Step):
         return Fact(command, self._parse)
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The build for this host's platform. Refuses distributions on which the build was never tried."""
+        """The build for this host's platform. Refuses distributions on which the build was never tried, and a module of
+        a package that is for another nginx."""
         if facts.distribution not in DISTRIBUTIONS:
             raise RefusalError(
                 f"nginx is built on Debian and Ubuntu only, and this host is {facts.distribution or 'neither'}"
+            )
+        here = (facts.distribution, facts.version)
+        if self.source.module and PACKAGED.get(here) != self.source.version:
+            known = ", ".join(f"{version} on {name} {release}" for (name, release), version in PACKAGED.items())
+            raise RefusalError(
+                "balancer.router: njs needs nginx' JavaScript module, and no package here is for nginx"
+                f" {self.source.version} on {' '.join(here)} (known: {known}). Three ways out: that version; the source"
+                " of the module in nginx.njs; or no balancer.router, and clients reach every model at /models/NAME/"
             )
         return {
             "prefix": self.source.prefix,
@@ -187,13 +116,12 @@ class Build(Step):
     def _make(self, archive: str, platform: str) -> list[Run | Put]:
         source = self.source
         words = (archive, platform, source.sha256, source.url, str(self.jobs), source.recipe, source.prefix)
-        patches = [word for patch in source.patches for word in (patch.url, patch.sha256)]
         title = f"compile {source.name}"
-        needed = PATCHING if patches else TOOLS
+        needed = PATCHING if source.patches else TOOLS
         tools = needed.commands(None, dict.fromkeys(needed.packages, INSTALLED))
         return [
             *(command for command in tools if isinstance(command, Run)),
-            sh(MAKE, *words, *patches, *source.configure, title=title, timeout=1800, job=True, progress=_progress),
+            sh(MAKE, *words, *source.parts, *source.configure, title=title, timeout=1800, job=True, progress=_progress),
         ]
 
     def irrevocable(self, before: State, after: State) -> str:
@@ -233,9 +161,14 @@ class Build(Step):
             "recipe": values.get("recipe", ""),
             "platform": values.get("platform", ""),
             **self._patches(answer),
-            "intact": bool(values["now"]) and values["now"] == values.get("sha256"),
+            "intact": bool(values["now"]) and values["now"] == values.get("sha256") and self._has_module(values),
             "open": sorted(line[5:] for line in answer.text.splitlines() if line.startswith("open /")),
         }
+
+    def _has_module(self, values: Mapping[str, str]) -> bool:
+        """Whether the JavaScript module is the one of the stamp, and is there if nginx is to load it."""
+        stamped = values.get("module", "")
+        return stamped == values.get("has", "")[:64] and bool(stamped) >= bool(self.source.module)
 
     def _patches(self, answer: Answer) -> dict[str, list[str]]:
         """The patches that the stamp names; nothing for a build without patches."""

@@ -3,6 +3,8 @@
 from provision.command import Script
 from provision.steps.system.proxy import OUTSIDE
 
+MODULE = "modules/ngx_http_js_module.so"  # below the prefix
+
 # $1 prefix. A prefix without a stamp was never finished. Root runs the prefix's program, so only root may write there.
 READ = Script(
     "nginx/read-build",
@@ -12,8 +14,9 @@ READ = Script(
 now=''
 [ ! -x "$1/sbin/nginx" ] || now=$(sha256sum <"$1/sbin/nginx" | cut -c1-64)
 printf 'now %s\\n' "$now"
+[ ! -f "$1/MODULE" ] || { printf 'has '; sha256sum <"$1/MODULE"; }
 find "$1/" ! -type l \\( -perm /022 -o ! -user root -o ! -group root \\) -printf 'open %p: %m %u:%g\\n' 2>/dev/null || :
-""",
+""".replace("MODULE", MODULE),
 )
 
 # $1 prefix
@@ -75,9 +78,38 @@ $names
 END
   [ "$applied" -gt 0 ] || { echo "$2: debian/patches/series names no patch" >&2; exit 1; }
 }
+# $1 version of nginx. Takes the module of the distribution's package, without installing the package, which would bring
+# a second nginx along: apt checks the package against the signed index, and nginx whether the module is for its build.
+packaged_njs() {
+  package=libnginx-mod-http-js
+  echo "==> taking the module of the package $package"
+  made_for=$(apt-cache show --no-all-versions "$package" 2>/dev/null |
+    sed -n 's/^Depends:.* nginx-abi-\\([0-9.]*\\)-.*/\\1/p' | head -n 1)
+  if [ "$made_for" != "$1" ]; then
+    echo "the package $package is for nginx ${made_for:-of no known version}, and nginx $1 is built: give the source" \
+      "of the module in nginx.njs, or take balancer.router out: clients reach every model at /models/NAME/ too" >&2
+    exit 1
+  fi
+  mkdir -- "$out/.package" "$out/modules"
+  (cd "$out/.package" && apt-get -q download "$package" >"$log" 2>&1) || { tail -n 5 "$log" >&2; exit 1; }
+  as dpkg-deb --extract "$out"/.package/*.deb ../package
+  as cat ../package/usr/lib/nginx/modules/ngx_http_js_module.so >"$out/MODULE"
+}
+# $1 url, $2 sha256. The module is compiled into nginx, without the part for XML.
+njs_of_source() {
+  fetch "$1" "$2" ../njs.tar.gz
+  as mkdir ../njs
+  as tar -xzf ../njs.tar.gz --strip-components=1 -C ../njs
+  [ -f ../njs/nginx/config ] || { echo "$1 is no source of njs: it has no file nginx/config" >&2; exit 1; }
+}
+# $1 nginx, $2 module. nginx refuses a module of another version or of other settings.
+loads() {
+  printf 'load_module %s;\\npid %s/test.pid;\\nerror_log stderr;\\nevents {}\\n' "$2" "$work" >"$work/test.conf"
+  as "$1" -t -q -e stderr -c "$work/test.conf"
+}
 NAMES='^(---|[+][+][+]|diff --git|Index:|(rename|copy) (from|to))[[:blank:]]+'
 BEYOND="$NAMES(\\"?/|.*[.][.]/)|^new (file )?mode 1[26]0000"
-"""
+""".replace("MODULE", MODULE)
 
 # $1 archive, $2 platform, $3 sha256, $4 url, $5 jobs, $6 recipe, $7 prefix; then url and sha256 of each patch; then
 # configure's arguments, of which the first begins with `--`.
@@ -130,22 +162,38 @@ cd source
 log=$out/.log
 : >"$out/.patches"
 while [ "${1#--}" = "$1" ]; do
-  fetch "$1" "$2" ../patch
-  case $1 in *.tar.gz | *.tar.xz) series ../patch "$1" ;; *) one_patch ../patch "$1" ;; esac
-  printf 'patch %s\n' "$2" >>"$out/.patches"
+  case $1 in
+    njs:) packaged_njs "$(sed -n 's/^#define NGINX_VERSION *"\\(.*\\)"/\\1/p' src/core/nginx.h)" ;;
+    njs:*) njs_of_source "${1#njs:}" "$2" ;;
+    *)
+      fetch "$1" "$2" ../patch
+      case $1 in *.tar.gz | *.tar.xz) series ../patch "$1" ;; *) one_patch ../patch "$1" ;; esac
+      printf 'patch %s\n' "$2" >>"$out/.patches"
+      ;;
+  esac
   shift 2
 done
 echo '==> configuring'
-as ./configure "$@" >../configure.log 2>&1 || { tail -n 20 ../configure.log >&2; exit 1; }
+if ! as env NJS_LIBXSLT=NO NJS_QUICKJS=NO ./configure "$@" >../configure.log 2>&1; then
+  tail -n 20 ../configure.log >&2
+  exit 1
+fi
 echo "==> compiling with $jobs jobs"
 as make -j"$jobs"
 echo '==> packing'
 install -D -m 0755 -- objs/nginx "$out/sbin/nginx"
 sum=$(sha256sum <"$out/sbin/nginx" | cut -c1-64)
-printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$recipe" "$platform" "$sum" | cat - "$out/.patches" >"$out/.provision"
-tar --owner=0 --group=0 --numeric-owner -C "$out" -cf "$archive.new" -- sbin .provision
+printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$recipe" "$platform" "$sum" >"$out/.provision"
+modules=''
+if [ -f "$out/MODULE" ]; then
+  modules=modules
+  loads "$out/sbin/nginx" "$out/MODULE"
+  printf 'module %s\\n' "$(sha256sum <"$out/MODULE" | cut -c1-64)" >>"$out/.provision"
+fi
+cat -- "$out/.patches" >>"$out/.provision"
+tar --owner=0 --group=0 --numeric-owner -C "$out" -cf "$archive.new" -- sbin $modules .provision
 mv -fT -- "$archive.new" "$archive"
-""",
+""".replace("MODULE", MODULE),
 )
 
 # $1 archive, $2 prefix, $3 recipe, $4 platform; then the sha256 of each patch. The build in use and its successor stay;
@@ -164,6 +212,7 @@ tar -xf "$1" --no-same-owner -C "$new"
 sum=$(sha256sum <"$new/sbin/nginx" | cut -c1-64)
 {
   printf 'recipe %s\\nplatform %s\\nsha256 %s\\n' "$3" "$4" "$sum"
+  [ ! -f "$new/MODULE" ] || printf 'module %s\\n' "$(sha256sum <"$new/MODULE" | cut -c1-64)"
   shift 4
   [ $# = 0 ] || printf 'patch %s\\n' "$@"
 } | cmp -- - "$new/.provision"
@@ -175,7 +224,7 @@ used=$(readlink -- "$root/current" || :)
 for old in "$root"/*-*; do
   case $old in "$2"|"$used") ;; *) rm -rf -- "$old" ;; esac
 done
-""",
+""".replace("MODULE", MODULE),
 )
 
 # $1 root of the builds, $2 cache

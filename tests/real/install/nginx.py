@@ -5,7 +5,8 @@ from pathlib import Path
 from provision.lab.fetch import Archive
 from provision.lab.shell import LabError
 from provision.roles.nginx import KNOWN, LEAN
-from provision.steps.nginx.build import TOOLS, Source
+from provision.steps.nginx.build import TOOLS
+from provision.steps.nginx.source import Source
 from tests.real.install import packages
 from tests.real.install.workshop import InstallError, Workshop, sha256
 
