@@ -22,11 +22,12 @@ from provision.inventory import (
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing, sources
 from provision.render import render
-from provision.roles import balancer_names, balancer_tls
+from provision.roles import balancer_names, balancer_router, balancer_sets, balancer_tls
 from provision.roles.balancer_access import Access, bracketed
 from provision.roles.balancer_include import Include
+from provision.roles.balancer_router import BodyRouter, RouterSettings
 from provision.roles.balancer_tls import Tls
-from provision.roles.balancer_words import few, listens, milliseconds
+from provision.roles.balancer_words import listens, milliseconds
 from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.instance import endpoint
@@ -37,8 +38,6 @@ from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation import OwnedGenerations
 from provision.steps.nginx.listen import Listen
 from provision.steps.nginx.model_routes import FILE as ROUTES_FILE
-from provision.steps.nginx.model_routes import PREFIX
-from provision.steps.nginx.replica_sets import ReplicaSet, replica_sets
 from provision.steps.system.systemd import OwnedUnits, Service
 
 HASH_KEYS = {
@@ -63,7 +62,7 @@ FACTS: frozenset[str] = frozenset()
 containers."""
 
 
-class Settings(Access):
+class Settings(Access, RouterSettings):
     """Balancing of requests over the instances. Without a group `balancer` every gpu host balances its own
     instances."""
 
@@ -109,7 +108,8 @@ class Settings(Access):
     """TLS for clients, who then need https://. Null: plain HTTP."""
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
-        """Yield ports that meet, addresses given twice, durations without end."""
+        """Yield ports that meet, addresses given twice, durations without end, a router without its settings."""
+        yield from self.router_problems()
         if self.status_port == self.port:
             yield ("status_port",), "must differ from port"
         yield from super().problems()
@@ -178,12 +178,15 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
             f"would send a request to instances of {' and '.join(served)} alike, and the engines answer different"
             " paths: write an inventory of its own for each engine, with a balancer",
         )
+    elif served:
+        engine = engines.behind(host, inventory)[0]
+        yield from balancer_router.problems(host, settings, inventory, engine, balancer_sets.of(host, inventory))
     yield from _too_small(host, inventory)
 
 
 def _too_small(host: Host, inventory: Inventory) -> Iterator[Problem]:
     """Yield limits of requests that cannot be divided among the replica sets of an instance."""
-    settings, sets = host.of(Settings), _sets(host, inventory)
+    settings, sets = host.of(Settings), balancer_sets.of(host, inventory)
     counts = Counter(label for replicas in sets for label in replicas.labels)
     for source in sources(host, inventory):
         for instance in source.instances:
@@ -200,39 +203,15 @@ def _too_small(host: Host, inventory: Inventory) -> Iterator[Problem]:
 
 
 def warnings(host: Host, inventory: Inventory) -> Iterator[str]:
-    """Yield a sentence about the root of a balancer whose instances serve different models."""
+    """Yield sentences about instances of different models, and about clients that nobody can serve."""
     if not is_balancing(host, inventory):
         return
-    if settings := host.of(Settings).tls:
-        yield from balancer_tls.warnings(host, settings)
-    yield from _routing(host, inventory)
-
-
-def _routing(host: Host, inventory: Inventory) -> Iterator[str]:
-    """Yield a sentence about the root of a balancer whose instances serve different models."""
-    sets = _sets(host, inventory)
-    if len(sets) < 2:
-        return
+    sets, settings = balancer_sets.of(host, inventory), host.of(Settings)
+    if settings.tls:
+        yield from balancer_tls.warnings(host, settings.tls)
     where = "" if inventory.group("balancer") else f"{host.name}: "
-    root, others = sets[0].models, [model for replicas in sets[1:] for model in replicas.models]
-    counts = Counter(label for replicas in sets for label in replicas.labels)
-    idle = [label for replicas in sets if not replicas.models for label in replicas.labels]
-    shared = [label for label, count in counts.items() if count > 1]
-    parts = [f"the root of the balancer serves {few(root)} only"]
-    parts += [f"clients reach {few(others)} at {PREFIX}NAME/"] if others else []
-    parts += [f"requests for {few(each.models)} go to {balancer_names.percents(each)}" for each in sets if each.shares]
-    parts += [f"the requests at once of {few(shared)} are divided among its upstreams"] if shared else []
-    parts += [f"nothing is sent to {few(idle)}, which has no models in the inventory"] if idle else []
-    page = "grey-release" if any(replicas.shares for replicas in sets) else "serve-two-models"
-    yield f"{where}{'; '.join(parts)} (docs/runbooks/{page}.md)"
-
-
-def _sets(host: Host, inventory: Inventory) -> tuple[ReplicaSet, ...]:
-    """Return the replica sets of a balancer, by the inventory."""
-    instances = [instance for source in sources(host, inventory) for instance in source.instances]
-    weights = {f"{own.host}/{own.name}": own.weight for own in instances}
-    served = {f"{own.host}/{own.name}": balancer_names.served(own) for own in instances}
-    return replica_sets(served, balancer_names.traffic(instances), weights)
+    notes = [balancer_sets.note(sets, settings.router), *balancer_router.warnings(settings, inventory, sets)]
+    yield from (f"{where}{text}" for text in notes if text)
 
 
 def files(host: Host, inventory: Inventory, renew_within: int) -> Any:
@@ -273,6 +252,8 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     settings = host.of(Settings)
     own = (*settings.addresses, *settings.redirects, *settings.status)
     nginx = shared_settings.nginx(host)
+    build = nginx.built(njs=settings.router == "njs")
+    router = balancer_router.router(settings, inventory, settings.retry_after, settings.status_port)
     hosts = sources(host, inventory)
     members = [(other, instance) for other in hosts for instance in other.instances]
     engine = engines.behind(host, inventory)[0]
@@ -281,9 +262,12 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield Listen(name="nginx", addresses=own)
     yield Balancing(
         name="balancer",
-        files={**_files(settings, nginx.version, engine, tries=1 + most), **(secured.files if secured else {})},
-        modes={**dict.fromkeys(settings.include.files, includes.MODE), **({tls.KEY: tls.MODE} if secured else {})},
-        binary=nginx.binary,
+        files={
+            **_files(settings, nginx.version, engine, tries=1 + most, module=build.module),
+            **(secured.files if secured else {}),
+        },
+        modes=_modes(settings, router),
+        binary=build.binary,
         status_port=settings.status_port,
         servers=tuple(_server(other, instance, settings, inventory) for other, instance in members),
         engine=engine,
@@ -291,14 +275,15 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         max_fails=settings.max_fails,
         fail_timeout=milliseconds(settings.fail_timeout),
         keepalive=settings.keepalive,
-        listens=listens(settings.listen, settings.port, secured.end if secured else ""),
+        listens=listens(settings.listen, settings.port, secured.end if secured else "", settings.clients),
         url=secured.url if secured else f"http://{settings.local}",
         spelled=balancer_names.spelled([instance for _, instance in members], engine),
         traffic=balancer_names.traffic([instance for _, instance in members]),
         tls=secured,
+        router=router,
         doors=settings.doors(
             f"{'https' if secured else 'http'}://{settings.local}{engine.health}",
-            asks_certificate=secured is not None and bool(secured.clients),
+            needs_secret=bool(settings.clients or (secured and secured.clients)),
         ),
     )
     yield Service(name=UNIT.removesuffix(".service"), after=(f"unit:{UNIT}",))
@@ -316,10 +301,18 @@ def _tls(host: Host, settings: Settings) -> tls.Tls | None:
     return balancer_tls.step(found, settings.tls, _vulnerable(nginx), **how)
 
 
-def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapping[str, bytes]:
-    """Return all files but the upstream. A request with one try more than a host has instances survives the loss of a
-    host."""
+def _modes(settings: Settings, router: BodyRouter | None) -> dict[str, int]:
+    """Return name -> permission bits, of files that are not for everybody."""
+    secured = {tls.KEY: tls.MODE} if settings.tls else {}
+    return {**dict.fromkeys(settings.include.files, includes.MODE), **secured, **(router.modes if router else {})}
+
+
+def _files(settings: Settings, version: str, engine: Engine, tries: int, module: str) -> Mapping[str, bytes]:
+    """Return all files but those that depend on the fleet. A request with a try more than a host has instances survives
+    the loss of a host."""
     times = {name: milliseconds(getattr(settings, name)) for name in DURATIONS}
+    router = settings.router if settings.router != "none" else ""
+    proxying = {**times, "tries": tries}
     main = render(
         "balancer/nginx.conf.j2",
         worker_processes=settings.worker_processes,
@@ -328,10 +321,14 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
         allow=bool(settings.allow),
         includes=settings.include.names("http"),
         redirects=bool(settings.redirects),
+        router=router,
+        module=module,
     )
     site = render(
         "balancer/site.conf.j2",
-        **times,
+        **proxying,
+        alone=False,
+        router=router,
         listen=settings.addresses,
         tls=tls.CONF if settings.tls else "",
         max_body=size_bytes(settings.max_body),
@@ -341,10 +338,12 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int) -> Mapp
         routes=ROUTES_FILE,
         allow=bool(settings.allow),
         includes=settings.include.names("server"),
-        tries=tries,
         keepalive_min=tuple(int(part) for part in version.split(".")) >= (1, 27, 4),
     )
-    files = {"nginx.conf": main, "site.conf": site, **settings.access_files(settings.listen), **settings.include.files}
+    status = settings.access_files(settings.listen, router=router)
+    files = {"nginx.conf": main, "site.conf": site, **status, **settings.include.files}
+    if router:
+        files["proxying.conf"] = render("balancer/proxying.conf.j2", **proxying, alone=True)
     if settings.redirects:
         files["redirect.conf"] = balancer_tls.redirect(settings.redirects, settings.port, size_bytes(settings.max_body))
     return files

@@ -47,25 +47,27 @@ class Access(Base):
         further = (f"{bracketed(address)}:{self.status_port}" for address in self.status_listen)
         return (f"127.0.0.1:{self.status_port}", *further)
 
-    def access_files(self, listen: tuple[str, ...]) -> dict[str, bytes]:
+    def access_files(self, listen: tuple[str, ...], router: str) -> dict[str, bytes]:
         """Return the files for the status and for the networks of clients: name -> bytes.
 
         Args:
             listen: addresses for clients.
+            router: how a request finds the instances of its model; empty without a router.
         """
         allowed = client_networks.allowed(self.status_allow, self.status_listen)
-        status = render("balancer/status.conf.j2", listen=self.status, allowed=allowed if self.status_listen else [])
+        further = {"listen": self.status, "allowed": allowed if self.status_listen else []}
+        status = render("balancer/status.conf.j2", **further, router=router)
         clients = {client_networks.FILE: client_networks.text(self.allow, listen)} if self.allow else {}
         return {"status.conf": status, **clients}
 
-    def doors(self, url: str, *, asks_certificate: bool) -> tuple[Door, ...]:
+    def doors(self, url: str, *, needs_secret: bool) -> tuple[Door, ...]:
         """Return the proofs of listeners that only some networks may use.
 
         Args:
             url: where the host itself reaches a path that clients may ask for.
-            asks_certificate: whether clients need a certificate, which the proofs have not.
+            needs_secret: whether clients need a certificate or a key, which the proofs have not.
         """
-        clients = [Door("balancer.allow", self.allow, (url,))] if self.allow and not asks_certificate else []
+        clients = [Door("balancer.allow", self.allow, (url,))] if self.allow and not needs_secret else []
         pages = tuple(f"http://{at}{STATUS_PAGE}" for at in self.status[1:])
         return (*clients, *([Door("balancer.status_allow", self.status_allow, pages)] if pages else []))
 

@@ -28,14 +28,16 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def listens(addresses: Sequence[str], port: int, end: str) -> str:
+def listens(addresses: Sequence[str], port: int, end: str, keys: str) -> str:
     """Return the addresses for clients, in words, and the end of the certificate.
 
     Args:
         addresses: IP addresses.
         port: the port for clients.
         end: the day on which the certificate ends; empty for plain HTTP.
+        keys: file of the clients' keys; empty where nobody needs a key.
     """
     names = {"0.0.0.0": "every IPv4 address", "::": "every IPv6 address"}  # noqa: S104 - words for the address
     secured = f" with TLS until {end}" if end else ""
-    return f"{', '.join(names.get(address, address) for address in addresses)}, port {port}{secured}"
+    keyed = f", for the keys of {keys}" if keys else ""
+    return f"{', '.join(names.get(address, address) for address in addresses)}, port {port}{secured}{keyed}"

@@ -177,6 +177,20 @@ def in_clear(live: Any, at: str, redirect_port: int) -> Iterator[Check]:
         yield Check(f"redirected to TLS from port {redirect_port}", code, "308")
 
 
+def keyless(live: Any, url: str, engine: BalancedEngine, config: str = "") -> Iterator[Check]:
+    """A balancer whose clients need keys refuses requests without a key, at the root and below the name of a model.
+
+    Args:
+        live: testinfra's host.
+        url: URL of the balancer for clients, without a path.
+        engine: the engine of the instances.
+        config: see `edge`.
+    """
+    asked = [*(f"GET {url}{path}" for path in engine.lists), f"POST {url}{PREFIX}{UNKNOWN}{OPENAI}chat/completions"]
+    refused = [status in ("401", "403") for status in _statuses(live, asked, config)]
+    yield Check("refused without a key", refused, [True] * len(asked))
+
+
 def _status(port: int) -> str:
     return f"GET http://127.0.0.1:{port}/stub_status"
 

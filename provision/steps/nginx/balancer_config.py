@@ -21,6 +21,7 @@ from provision.steps.nginx.generation import Files, Generation
 from provision.steps.nginx.ipv4 import is_ipv4
 from provision.steps.nginx.past_upstream import is_not_ready, refuse_loss, restored
 from provision.steps.nginx.replica_sets import ReplicaSet, models_of, replica_sets
+from provision.steps.nginx.router import Router
 from provision.steps.nginx.tls import Tls
 from provision.steps.nginx.traffic_shares import Traffic
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream
@@ -90,6 +91,7 @@ class Balancing(Generation):
         traffic: public name -> version -> percent, all names canonical and in lower case.
         tls: TLS for clients; None for plain HTTP.
         doors: listeners that only some networks may use, for the proofs.
+        router: the router that reads bodies; None where the path alone names the model.
         fleet: the state of the fleet.
     """
 
@@ -107,6 +109,7 @@ class Balancing(Generation):
     traffic: Traffic = field(default_factory=dict)
     tls: Tls | None = None
     doors: tuple[Door, ...] = ()
+    router: Router | None = None
     fleet: FleetState = field(default_factory=FleetState, repr=False)
 
     def in_fleet(self, fleet: FleetState) -> Step:
@@ -122,7 +125,8 @@ class Balancing(Generation):
     @property
     def names(self) -> frozenset[str]:
         """The files, and those that depend on the host or the fleet."""
-        return super().names | {UPSTREAM, model_routes.FILE} | ({tls.CONF} if self.tls else set())
+        routes = self.router.names if self.router else {model_routes.FILE}
+        return super().names | {UPSTREAM} | routes | ({tls.CONF} if self.tls else set())
 
     def rendered(self, facts: HostFacts, have: State) -> Files:
         """The files, with the upstream of this run. Refuses certificates that have ended."""
@@ -144,8 +148,13 @@ class Balancing(Generation):
             sets=sets,
         )
         secured = {tls.CONF: self.tls.conf(facts)} if self.tls else {}
-        routes = model_routes.text(sets, self.engine)
-        return {**self.files, **secured, UPSTREAM: upstream.text.encode(), model_routes.FILE: routes}
+        return {**self.files, **secured, UPSTREAM: upstream.text.encode(), **self._routes(sets)}
+
+    def _routes(self, sets: Sequence[ReplicaSet]) -> Mapping[str, bytes]:
+        """The files by which a request finds the instances of its model."""
+        if self.router:
+            return self.router.files(sets, self.engine)
+        return {model_routes.FILE: model_routes.text(sets, self.engine)}
 
     def marked(self, files: Files, facts: HostFacts, have: State) -> Files:
         """Past files, with an upstream of present members; see `past_upstream.restored`."""
@@ -198,17 +207,22 @@ class Balancing(Generation):
         if self.tls and self.tls.clients:
             yield from balancer_checks.without_certificate(live, self.url, self.status_port, config)
             return
-        yield from balancer_checks.edge(live, self.url, self.status_port, self.engine, list(self.spelled), config)
-        yield from self._streams(live, config)
+        inside = f"http://127.0.0.1:{self.status_port}"  # with a router: needs no key, and has all paths
+        url = self.url
+        if self.router and self.router.is_keyed:
+            yield from balancer_checks.keyless(live, self.url, self.engine, config)
+            url, config = inside, ""
+        yield from balancer_checks.edge(live, url, self.status_port, self.engine, list(self.spelled), config)
+        yield from self._streams(live, *((inside, "") if self.router else (self.url, config)))
 
-    def _streams(self, live: Any, config: str) -> Iterator[Check]:
-        """A streamed answer through each replica set: at the root for a single set, else at the path of a model."""
+    def _streams(self, live: Any, base: str, config: str) -> Iterator[Check]:
+        """A streamed answer through each replica set: at the root, or without a router at the path of a model."""
         serving = balancer_checks.serving(live)
         sets = self.sets
         for replicas in sets:
             if replicas.models:
                 name = replicas.models[0]
-                url = self.url if len(sets) == 1 else f"{self.url}{model_routes.PREFIX}{name}"
+                url = base if len(sets) == 1 or self.router else f"{base}{model_routes.PREFIX}{name}"
                 behind = {label: at for label, at in serving.items() if label in replicas.labels}
                 versions = [self.spelled[version] for version, _ in replicas.shares]
                 yield from self.engine.stream(live, url, self.spelled[name], behind, config, versions)

@@ -1,0 +1,218 @@
+"""The router of a balancer: its settings, their checks, and the gateway that follows from both."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from provision.errors import Problem, UsageError
+from provision.inventory import Host, Inventory, Size, Text, size_bytes
+from provision.inventory import Settings as Base
+from provision.inventory.client_file import ClientFile, load
+from provision.inventory.paths import beside
+from provision.inventory.settings import KeyPath
+from provision.roles.balancer_gateway import DATA, MODES, RENDERED, SCRIPTS, Gateway, Served, of_file
+from provision.roles.balancer_words import few
+from provision.steps.instance.engine import Engine
+from provision.steps.nginx.balanced_engine import BalancedEngine
+from provision.steps.nginx.replica_sets import ReplicaSet
+from provision.steps.nginx.upstream import block_name
+from provision.steps.ollama import gateway_paths
+
+LARGEST_CAP = 64 * 1024 * 1024
+ONLY_WITH_NJS = ("api", "clients", "cap", "max_tokens", "count_tokens")
+
+
+class RouterSettings(Base):
+    """The settings of a balancer that reads bodies."""
+
+    router: Literal["none", "njs"] = "none"
+    """How a request at the root finds the instances of its model. `none`: the root belongs to the first model, and each
+    model has a path /models/NAME/. `njs`: scripts in nginx read the body, and no request changes a loaded model
+    (docs/gateway.md)."""
+    api: Literal["native", "openai"] = "native"
+    """With `router: njs`: `native` opens Ollama's own API (/api) and OpenAI's (/v1), `openai` /v1 alone."""
+    clients: Text = ""
+    """With `router: njs`: file of the clients and of the hashes of their keys, such as `clients.json`, beside the
+    inventory file. Empty: nobody needs a key."""
+    cap: Size = "2m"
+    """With `router: njs`: largest request, in place of `max_body`. A worker of nginx parses the body, and its other
+    requests wait meanwhile."""
+    max_tokens: int = Field(default=0, ge=0, le=10_000_000)
+    """With `router: njs`: most tokens of an answer, whatever the request asks for. 0: no limit."""
+    count_tokens: bool = True
+    """With `router: njs`: whether the balancer counts the tokens of answers for its log. nginx then holds about 450
+    bytes for each token until the answer ends."""
+
+    def router_problems(self) -> Iterator[tuple[KeyPath, str]]:
+        """Yield settings of the router without the router, and a cap out of bounds."""
+        fields = type(self).model_fields
+        for name in ONLY_WITH_NJS if self.router == "none" else ():
+            if getattr(self, name) != fields[name].default:
+                yield (name,), "needs router: njs"
+        if not 1024 <= size_bytes(self.cap) <= LARGEST_CAP:
+            yield ("cap",), "must be between 1k and 64m"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyRouter:
+    """The router as nginx's configuration has it.
+
+    Args:
+        api: `native` for both APIs, `openai` for `/v1` alone.
+        known: the clients; None where nobody needs a key.
+        cap: greatest size of a request in bytes.
+        max_tokens: greatest number of tokens of an answer; 0 for no limit.
+        count: whether the tokens of answers are counted.
+        retry_after: seconds for a client that was refused for lack of room.
+        status_port: port on the loopback address for the proofs.
+    """
+
+    api: Literal["native", "openai"]
+    known: ClientFile | None = field(repr=False)
+    cap: int
+    max_tokens: int
+    count: bool
+    retry_after: int
+    status_port: int
+
+    @property
+    def modes(self) -> Mapping[str, int]:
+        """Name -> permission bits, of files that are not for everybody."""
+        return MODES
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the files."""
+        return frozenset((*SCRIPTS, *RENDERED, DATA))
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether a client needs a key."""
+        return self.known is not None
+
+    def files(self, sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Mapping[str, bytes]:
+        """Return name -> bytes of the files.
+
+        Args:
+            sets: the replica sets of the balancer, in the order of their blocks. The root belongs to the first.
+            engine: the engine of the instances.
+        """
+        return self._gateway(sets, engine).files
+
+    def _gateway(self, sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Gateway:
+        clients, keys = of_file(self.known) if self.known is not None else (None, ())
+        return Gateway(
+            models={
+                model: Served({"": block_name(engine.name, place)}, _details(model, engine))
+                for place, replicas in enumerate(sets)
+                for model in replicas.models
+            },
+            root=engine.name,
+            status_port=self.status_port,
+            api=self.api,
+            clients=clients,
+            keys=keys,
+            cap=self.cap,
+            max_tokens=self.max_tokens,
+            retry_after=self.retry_after,
+            count=self.count,
+        )
+
+
+def _details(model: str, engine: BalancedEngine) -> dict[str, object]:
+    """Return the fields of a model in the native lists, beside its name."""
+    native = [engine.lists[path]([model]) for path in engine.lists if path.startswith(engine.own_paths)]
+    entries = [json.loads(text)["models"][0] for text in native]
+    return {key: value for entry in entries for key, value in entry.items() if key not in ("name", "model")}
+
+
+def router(settings: RouterSettings, inventory: Inventory, retry_after: int, status_port: int) -> BodyRouter | None:
+    """Return the router of a balancer; None where nothing reads bodies.
+
+    Args:
+        settings: of the balancer.
+        inventory: all hosts.
+        retry_after: seconds for a client that was refused for lack of room.
+        status_port: port on the loopback address.
+
+    Raises:
+        UsageError: the file of the clients cannot be used.
+    """
+    if settings.router == "none":
+        return None
+    return BodyRouter(
+        api=settings.api,
+        known=_clients(settings, inventory),
+        cap=size_bytes(settings.cap),
+        max_tokens=settings.max_tokens,
+        count=settings.count_tokens,
+        retry_after=retry_after,
+        status_port=status_port,
+    )
+
+
+def _clients(settings: RouterSettings, inventory: Inventory) -> ClientFile | None:
+    return load(beside(settings.clients, Path(inventory.path))) if settings.clients else None
+
+
+def problems(
+    host: Host, settings: RouterSettings, inventory: Inventory, engine: Engine, sets: Sequence[ReplicaSet]
+) -> Iterator[Problem]:
+    """Yield what keeps the router of a balancer from its work.
+
+    Args:
+        host: the balancer.
+        settings: of the balancer.
+        inventory: all hosts.
+        engine: the engine of the instances.
+        sets: the replica sets by the inventory.
+    """
+    if settings.router == "none":
+        return
+    if not gateway_paths.are_of(engine.client_paths):
+        yield host.problem("balancer", ("router",), f"njs knows no bodies for instances of {engine.title}")
+    if not any(replicas.models for replicas in sets):
+        yield host.problem("balancer", ("router",), "njs has no model to route to: give the instances models")
+    try:
+        known = _clients(settings, inventory)
+    except UsageError as error:
+        hint = f": {error.hint}" if error.hint else ""
+        yield host.problem("balancer", ("clients",), f"names a file that cannot be used: {error.message}{hint}")
+        return
+    for name, limits in known.clients.items() if known else ():
+        if limits.pool:
+            yield host.problem(
+                "balancer", ("clients",), f"gives {name} the pool {limits.pool}, and no instance belongs to a pool yet"
+            )
+        if limits.tokens_per_day and not settings.count_tokens:
+            yield host.problem(
+                "balancer", ("count_tokens",), f"must be true, because {name} has tokens_per_day in {settings.clients}"
+            )
+
+
+def warnings(settings: RouterSettings, inventory: Inventory, sets: Sequence[ReplicaSet]) -> Iterator[str]:
+    """Yield a sentence about clients that nobody can serve.
+
+    Args:
+        settings: of a balancer.
+        inventory: all hosts.
+        sets: the replica sets by the inventory.
+    """
+    try:
+        known = _clients(settings, inventory)
+    except UsageError:
+        return  # `problems` has the reason
+    if known is None:
+        return
+    now = int(time.time())
+    if not any(key.is_usable(now) for key in known.keys):
+        yield f"{settings.clients} has no key in use, so the balancer refuses every request"
+    served = {model for replicas in sets for model in replicas.models}
+    for name, limits in known.clients.items():
+        if strange := [model for model in limits.models or () if model not in served]:
+            yield f"{name} may use {few(strange)} by {settings.clients}, which no instance serves"
