@@ -8,6 +8,7 @@ import contextlib
 import logging
 import secrets
 import shlex
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from provision.inventory import Connection
 from provision.ssh import channels, host_paths
 from provision.ssh.connect import open_connection, text_of
 from provision.ssh.host_paths import HostPaths
-from provision.ssh.transport import OUTPUT_LIMIT, ShellTransport
+from provision.ssh.transport import OUTPUT_LIMIT, ShellTransport, Transport
 
 Dial = Callable[[Connection, fabric.Connection | None, Callable[[fabric.Connection], None]], fabric.Connection]
 """Logs in to a machine; see `connect.open_connection`."""
@@ -92,6 +93,11 @@ class Session(ShellTransport):
     def open(self) -> None:
         """Connect, unless connected."""
         self._connected()
+
+    @property
+    def client(self) -> fabric.Connection | None:
+        """The open connection; None where there is none."""
+        return self._client
 
     def close(self) -> None:
         """Close the connection and its jumps. Safe at any time, also from another thread."""
@@ -231,3 +237,20 @@ class Session(ShellTransport):
                 hop.client.close()
             raise
         return hops[-1]
+
+
+def straight(transport: Transport) -> tuple[str, str] | None:
+    """Return the addresses of this machine and of the host, if a connection is open and goes straight to the host.
+
+    Args:
+        transport: the way to the host; None for a way over a jump host or a proxy, and for a way without SSH.
+    """
+    client = transport.client if isinstance(transport, Session) else None
+    channel = client.transport if client else None
+    sock = channel.sock if channel else None
+    if not isinstance(sock, socket.socket):
+        return None
+    try:
+        return str(sock.getsockname()[0]), str(sock.getpeername()[0])
+    except OSError:
+        return None

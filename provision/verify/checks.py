@@ -19,6 +19,7 @@ import testinfra.host
 
 from provision.apply import diagnostics
 from provision.apply.host_run import HostRun
+from provision.command import Answer, Run
 from provision.errors import BugError, HostError, UnreachableError
 from provision.plan import role_interface
 from provision.plan.planner import Change
@@ -26,9 +27,10 @@ from provision.plan.role_interface import Entry
 from provision.rollout.outcome import Outcome
 from provision.rollout.waves import Rollout
 from provision.runs.interrupt import at_ctrl_c
+from provision.ssh.session import straight
 from provision.steps import speed
 from provision.steps.base import NOT_ASKED, BlockedError, Check, RefusalError
-from provision.verify import deep, drift, neighbours
+from provision.verify import deep, drift, neighbours, outside
 from provision.verify.backend import Backend
 from provision.verify.failure import CONNECTION
 from provision.verify.speeds_first import SpeedsFirst
@@ -115,7 +117,7 @@ class Verification:
         self._futures: dict[tuple[str, str], Future[StepResult]] = {}
         self._asking: list[Future[None]] = []
         self._speeds_first = SpeedsFirst(0)
-        self._questions: dict[str, list[neighbours.Place]] = {}  # host -> instances of other hosts to try to reach
+        self._questions: dict[str, list[neighbours.Place]] = {}  # host, or "" for this machine -> instances to try
         self._pool = ThreadPoolExecutor(rollout.forks, thread_name_prefix="verify")
 
     def start(self) -> None:
@@ -272,13 +274,17 @@ class Verification:
             finish()
 
     def _neighbours(self, run: HostRun) -> None:
-        """Have a host try to reach its assigned instances of neighbours."""
+        """Have a host try to reach its assigned instances of neighbours; this machine tries where no neighbour can."""
+
+        def ask(command: Run) -> Answer:
+            return run.session.batch([command], stop=False)[0]
+
         questions = self._questions.get(run.host.name, [])
         if questions:
-            replies = neighbours.ask(
-                run.host.name, questions, lambda command: run.session.batch([command], stop=False)[0]
-            )
-            self._replied(replies)
+            self._replied(neighbours.ask(run.host.name, questions, ask))
+        own = [place for place in self._questions.get("", []) if place.host == run.host.name]
+        if own:
+            self._replied(outside.ask(own, straight(run.session), ask))
 
     def _answer(self, run: HostRun, outcome: HostResult, entry: Entry | None, result: StepResult, live: Any) -> None:
         if entry is not None and not result.waits_for:

@@ -3,8 +3,8 @@
 A host's own rules prove little: another program may accept a packet earlier, or a network in between may lead around
 the rules. Each instance is tried by one neighbour, and a neighbour tries all its instances in one exec. A neighbour on
 the same link also sends packets to the container's own address, and to a port published on 127.0.0.1 (`link`): both go
-around the published address. If every host has access, or the neighbour turns out to have access, the instance counts
-as not asked. If the neighbour gives no answer, the proof fails.
+around the published address. If every host has access, the operator's machine tries (`outside`). If the neighbour turns
+out to have access, the instance counts as not asked. If the neighbour gives no answer, the proof fails.
 """
 
 import ipaddress
@@ -201,12 +201,17 @@ def assign(places: Iterable[Place], hosts: Sequence[Host]) -> tuple[dict[str, li
         hosts: the hosts with a connection, in the order of the inventory.
 
     Returns:
-        host -> instances to try to reach; and a reply for each instance without a neighbour.
+        host -> instances to try to reach, where the empty name is for instances without a neighbour; and a reply for
+        each instance that lets everybody in.
     """
     by_asker: dict[str, list[Place]] = {}
+    unasked = []
     for place in places:
-        by_asker.setdefault(neighbour(place, hosts), []).append(place)
-    return by_asker, [_unasked(place) for place in by_asker.pop("", [])]
+        if EVERYBODY in place.admitted:
+            unasked.append(Reply(place, why=f"{place.role}.admit lets everybody in"))
+        else:
+            by_asker.setdefault(neighbour(place, hosts), []).append(place)
+    return by_asker, unasked
 
 
 def ask(asker: str, questions: Sequence[Place], run: Callable[[Run], Answer]) -> list[Reply]:
@@ -244,12 +249,6 @@ def neighbour(place: Place, hosts: Sequence[Host]) -> str:
 def _is_shut_out(host: Host, place: Place) -> bool:
     mine = host.name == place.host or host.name in place.senders
     return not mine and EVERYBODY not in place.admitted and not place.admits(host.connection.address)
-
-
-def _unasked(place: Place) -> Reply:
-    if EVERYBODY in place.admitted:
-        return Reply(place, why=f"{place.role}.admit lets everybody in")
-    return Reply(place, why="every host that was reached has access to the instance")
 
 
 def _ways(questions: Iterable[Place]) -> list[tuple[Place, Way]]:
