@@ -28,6 +28,7 @@ COMMANDS = {
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint: targets, capacity, slow instances"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until undrain"),
     "undrain": ("provision.cli.drain", "Test drained instances, and send requests there again"),
+    "keys": ("provision.cli.keys", "Give out, list, rotate and revoke the keys of clients"),
     "lock": ("provision.cli.lock", "Show the locks of hosts; lock hosts; remove dead locks"),
     "rollback": ("provision.cli.rollback", "Undo the changes of a run"),
     "history": ("provision.cli.history", "List the runs on these hosts, and their results"),

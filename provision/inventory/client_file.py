@@ -8,7 +8,9 @@ The file is JSON with mode 0600, beside the inventory:
 All times are seconds since 1970 (UTC). A key has 192 random bits, so a fast hash is enough: nobody can try that many.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -103,8 +105,9 @@ class ClientFile:
         Raises:
             UsageError: the client exists, or a value is wrong.
         """
+        _no_key(name)
         if name in self.clients:
-            raise UsageError(f"the client {name} exists", f"type `provision keys rotate {name}` for a new key")
+            raise UsageError(f"the client {name} exists", f"`provision keys rotate {name}` makes a new key")
         client = {**self.clients, name: limits}
         return dataclasses.replace(self, clients=client)._with_key(name, now, expires)
 
@@ -162,6 +165,7 @@ class ClientFile:
         return made, key
 
     def _known(self, name: str) -> None:
+        _no_key(name)
         if name not in self.clients:
             names = ", ".join(sorted(self.clients)[:20]) or "none"
             raise UsageError(f"there is no client or key {name[:64]!r}", f"the clients are: {names}")
@@ -173,6 +177,41 @@ class ClientFile:
             "clients": {name: dataclasses.asdict(limits) for name, limits in self.clients.items()},
             "keys": [dataclasses.asdict(key) for key in self.keys],
         }
+
+
+def _no_key(name: str) -> None:
+    """Refuse a key in place of a name, without showing the key.
+
+    Raises:
+        UsageError: the name begins as keys do.
+    """
+    if name.startswith(PREFIX):
+        raise UsageError(
+            "a key stands where a name is wanted: every user of this machine can read the words of a command, so the"
+            " key is no longer secret",
+            "rotate the client's key and revoke this key by its id, the first 8 digits of its sha256 (see keys list)",
+        )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other commands of this machine from changing the file, between a load and a save.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UsageError: the folder of the file does not exist or cannot be read.
+    """
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UsageError(f"{path.parent} cannot be opened: {error.strerror}") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def load(path: Path) -> ClientFile:

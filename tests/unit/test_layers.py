@@ -169,7 +169,7 @@ def test_actions_rollout_and_apply_know_no_screen(room: str) -> None:
 
 
 def test_no_command_imports_another() -> None:
-    shared = {"caller", "options", "output"}
+    shared = {"caller", "moments", "options", "output"}
     for path in sorted((ROOT / "provision" / "cli").glob("*.py")):
         targets = {module.split(".")[2] for module in imported(path) if module.startswith("provision.cli.")}
         assert targets <= shared, path
