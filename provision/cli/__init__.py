@@ -29,6 +29,7 @@ COMMANDS = {
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until undrain"),
     "undrain": ("provision.cli.drain", "Test drained instances, and send requests there again"),
     "keys": ("provision.cli.keys", "Give out, list, rotate and revoke the keys of clients"),
+    "usage": ("provision.cli.usage", "Show who used what, by the balancers' access logs"),
     "lock": ("provision.cli.lock", "Show the locks of hosts; lock hosts; remove dead locks"),
     "rollback": ("provision.cli.rollback", "Undo the changes of a run"),
     "history": ("provision.cli.history", "List the runs on these hosts, and their results"),

@@ -33,8 +33,8 @@ def new(command: str, made: NewKey, inventory: str, *, as_json: bool) -> None:
             client=made.stored.client,
             key=made.key.reveal(),
             id=made.stored.id,
-            expires=_time(made.stored.expires),
-            old=[{"id": key.id, "expires": _time(key.expires)} for key in made.old],
+            expires=time_of(made.stored.expires),
+            old=[{"id": key.id, "expires": time_of(key.expires)} for key in made.old],
             file=str(made.file),
             next=_deploy(inventory),
         )
@@ -128,9 +128,9 @@ def _client(found: Listed, name: str, limits: Limits) -> dict[str, Any]:
         {
             "id": key.id,
             "state": found.state(key),
-            "made": _time(key.made),
-            "expires": _time(key.expires),
-            "revoked": _time(key.revoked),
+            "made": time_of(key.made),
+            "expires": time_of(key.expires),
+            "revoked": time_of(key.revoked),
         }
         for key in found.keys(name)
     ]
@@ -145,8 +145,12 @@ def _client(found: Listed, name: str, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _time(seconds: int | None) -> str | None:
-    """Return a moment as the documents have times; None stays None."""
+def time_of(seconds: int | None) -> str | None:
+    """Return a moment as the documents have times; None stays None.
+
+    Args:
+        seconds: since 1970.
+    """
     if seconds is None:
         return None
     try:
@@ -161,7 +165,7 @@ def words_of(seconds: int | None) -> str:
     Args:
         seconds: since 1970; None for never.
     """
-    moment = _time(seconds)
+    moment = time_of(seconds)
     if moment is None:
         return "never"
     return f"{moment[:10]} {moment[11:16]} UTC" if moment.endswith("Z") else moment
