@@ -47,6 +47,7 @@ SERVER = """
     server {{
         listen 127.0.0.1:{port};
         proxy_set_header Connection "";
+        proxy_set_header Host $host;
         proxy_set_header Authorization "";
         include gateway_server.conf;
     }}

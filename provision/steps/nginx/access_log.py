@@ -16,7 +16,7 @@ from provision.steps.nginx_paths import LOGS
 
 MOST = 5000
 """Rows of a balancer. Requests of further clients or models count as one row with `?`."""
-LIMIT = 600.0  # seconds; a gigabyte takes about ten
+LIMIT = 600.0  # seconds; a gigabyte takes 15 seconds of a processor
 _LONGEST = 210  # characters of a name
 
 # $1 folder of the logs, $2 seconds since 1970, $3 number of rows. Prints `begins SECONDS`, `row [...]`, the number of

@@ -109,6 +109,11 @@ class Address:
         self.version, self.registry = version, registry
         self._place, self._timeout = (host, port), timeout
 
+    @property
+    def port(self) -> int:
+        """The port of the server."""
+        return self._place[1]
+
     def answer(self, case: Case) -> Answer:
         """Bring the server into the state that the case needs, and return the answer.
 
