@@ -37,6 +37,7 @@ class Operator:
         self.fleet = fleet
         self.folder = folder
         self.run = "no-run-yet"
+        self.keys: list[str] = []  # of clients, in the order of the commands that printed them
         self.declared = copy.deepcopy(fleet.data)
 
     @property
@@ -55,6 +56,7 @@ class Operator:
             argv, capture_output=True, text=True, check=False, cwd=self.folder, timeout=900, env=self.environment
         )
         assert said.returncode == int(code or 0), (line, said.stdout[-4000:], said.stderr[-4000:])
+        self.keys += re.findall(r"^sk-prov-\w+$", said.stdout, re.MULTILINE)
         return said
 
     def fault(self, target: str, name: str, *, on: bool) -> None:
@@ -279,6 +281,42 @@ def with_tls(operator: Operator) -> None:
     operator.fleet.vars["balancer"] = {"tls": {"authority": "ca", "names": ["llm.example"]}}
 
 
+def clients_in_the_inventory(operator: Operator) -> None:
+    file = str(operator.folder / "clients.json")
+    operator.fleet.vars["balancer"] = {"router": "njs", "clients": file}
+
+
+# $1 address of a balancer; then keys. Prints the status of a request with each key.
+STATUSES = """
+url=http://$1:3008/v1/chat/completions; shift
+for key do
+  curl -s -o /dev/null -w '%{http_code}\\n' -H "Authorization: Bearer $key" "$url" \
+    -d '{"model":"deepseek-r1:1.5b","messages":[{"role":"user","content":"1"}]}'
+done
+"""
+
+
+def _statuses(operator: Operator, *keys: str) -> list[int]:
+    """The statuses of requests with keys."""
+    said = operator.fleet.on("gpu-01", "sh", "-euc", STATUSES, "sh", operator.fleet.lab.host("lb-01").address, *keys)
+    return [int(word) for word in said.split()]
+
+
+def keys_work(operator: Operator) -> None:
+    alice, bob = operator.keys
+    assert _statuses(operator, alice, bob, "sk-prov-nobody") == [200, 200, 401]
+
+
+def both_keys_work(operator: Operator) -> None:
+    old, _, new = operator.keys
+    assert _statuses(operator, old, new) == [200, 200]
+
+
+def one_client_is_refused(operator: Operator) -> None:
+    old, bob, new = operator.keys
+    assert _statuses(operator, old, bob, new) == [200, 401, 200]
+
+
 HANDS: dict[str, Callable[[Operator], None]] = {
     "another image": another_image,
     "the work on gpu-02, and a reboot": reboot,
@@ -307,6 +345,10 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "the inventory as it was": as_it_was,
     "TLS in the inventory": with_tls,
     "patches of nginx in the inventory": patched,
+    "clients.json in the inventory": clients_in_the_inventory,
+    "alice and bob send a request with their keys, and somebody without a key": keys_work,
+    "both keys of alice work": both_keys_work,
+    "the key of bob is refused, and the keys of alice work": one_client_is_refused,
     "somebody's run on gpu-01, which will soon be over": soon_over,
     "somebody's run on gpu-01, which is dead for sure": dead_for_sure,
 }
