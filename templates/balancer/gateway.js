@@ -21,7 +21,7 @@ function verdict(r) {
 function denial(r) {
     const refusal = judged(r) || answers.broken();
     answers.setHeaders(r, refusal);
-    return answers.text(shapeOf(r), refusal);
+    return answers.noted(r, shapeOf(r), refusal);
 }
 
 function judged(r) {
@@ -148,19 +148,19 @@ function shapeOf(r) {
 
 /* Return the body for a status of nginx itself. nginx has read no body then, or broken off. */
 function limited(r) {
-    return answers.text(shapeOf(r), answers.limited());
+    return answers.noted(r, shapeOf(r), answers.limited());
 }
 
 function busy(r) {
-    return answers.text(shapeOf(r), answers.busy());
+    return answers.noted(r, shapeOf(r), answers.busy());
 }
 
 function tooLarge(r) {
-    return answers.text(shapeOf(r), answers.tooLarge(served.cap));
+    return answers.noted(r, shapeOf(r), answers.tooLarge(served.cap));
 }
 
 function malformed(r) {
-    return answers.text(paths.shapeOf(r.variables.request_uri), answers.malformed());
+    return answers.noted(r, paths.shapeOf(r.variables.request_uri), answers.malformed());
 }
 
 /* Pass a piece of an answer on, and count the piece. A mistake in counting never cuts an answer. */

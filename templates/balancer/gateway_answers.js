@@ -1,5 +1,5 @@
-/* Refusals, in the shape of the API that the client speaks. A refusal has a status, a text, OpenAI's type and code,
-   `wait` (seconds for Retry-After, or 0) and `again` (whether a retry may help).
+/* Refusals, in the shape of the API that the client speaks. A refusal has a status, a text, OpenAI's type and code, the
+   reason in a few words for the log, `wait` (seconds for Retry-After, or 0) and `again` (whether a retry may help).
    Sources: openai-python reads error.message, type, param and code; Anthropic's SDK reads error.type and message; the
    clients of Ollama take error for a text. openai-python retries 408, 409, 429 and 5xx unless x-should-retry is false,
    and waits for Retry-After only up to 120 seconds. */
@@ -11,73 +11,77 @@ const ANTHROPIC = {
 };
 const LONGEST_WAIT = 120;
 
-function refusal(status, type, code, text) {
-    return {status: status, type: type, code: code, text: text, wait: 0, again: false};
+function refusal(status, type, code, reason, text) {
+    return {status: status, type: type, code: code, reason: reason, text: text, wait: 0, again: false};
 }
 
-function later(status, type, code, text) {
-    const made = refusal(status, type, code, text);
+function later(status, type, code, reason, text) {
+    const made = refusal(status, type, code, reason, text);
     made.again = true;
     made.wait = served.retry_after;
     return made;
 }
 
 function invalid(text) {
-    return refusal(400, 'invalid_request_error', null, text);
+    return refusal(400, 'invalid_request_error', null, 'invalid body', text);
 }
 
-function unauthorized(text) {
-    return refusal(401, 'invalid_request_error', 'invalid_api_key', text);
+function unauthorized(reason, text) {
+    return refusal(401, 'invalid_request_error', 'invalid_api_key', reason, text);
 }
 
 function forbidden(text) {
-    return refusal(403, 'permission_error', 'model_not_allowed', text);
+    return refusal(403, 'permission_error', 'model_not_allowed', 'model not allowed', text);
 }
 
 function unknownModel(text) {
-    return refusal(404, 'invalid_request_error', 'model_not_found', text);
+    return refusal(404, 'invalid_request_error', 'model_not_found', 'unknown model', text);
 }
 
 function closed() {
-    return refusal(403, 'permission_error', null, 'this path is not open here');
+    return refusal(403, 'permission_error', null, 'closed path', 'this path is not open here');
 }
 
 function wrongMethod(method) {
-    return refusal(405, 'invalid_request_error', null, 'this path takes ' + method + ' only');
+    return refusal(405, 'invalid_request_error', null, 'wrong method', 'this path takes ' + method + ' only');
 }
 
 function tooLarge(cap) {
-    return refusal(413, 'invalid_request_error', 'request_too_large', 'the request is larger than the ' + cap +
-        ' bytes that are accepted here');
+    return refusal(413, 'invalid_request_error', 'request_too_large', 'too large',
+        'the request is larger than the ' + cap + ' bytes that are accepted here');
 }
 
 function encoded() {
-    return refusal(415, 'invalid_request_error', null, 'a request with Content-Encoding is not accepted: send the body as it is');
+    return refusal(415, 'invalid_request_error', null, 'encoded body',
+        'a request with Content-Encoding is not accepted: send the body as it is');
 }
 
 function limited() {
-    return later(429, 'rate_limit_error', 'rate_limit_exceeded',
+    return later(429, 'rate_limit_error', 'rate_limit_exceeded', 'too many requests',
         'this key has too many requests at once, or sends requests too fast; try again later');
 }
 
 function exhausted(client, tokens, seconds) {
-    const made = refusal(429, 'insufficient_quota', 'insufficient_quota', client + ' has used the ' + tokens +
-        ' tokens of this day; the next day begins in ' + seconds + ' seconds, at midnight UTC');
+    const made = refusal(429, 'insufficient_quota', 'insufficient_quota', 'tokens of the day used', client +
+        ' has used the ' + tokens + ' tokens of this day; the next day begins in ' + seconds + ' seconds, at midnight UTC');
     made.wait = Math.max(1, Math.min(LONGEST_WAIT, seconds));
     return made;
 }
 
 function busy() {
-    return later(503, 'overloaded_error', null, 'no instance can take this request now, try again later');
+    return later(503, 'overloaded_error', null, 'no instance has room',
+        'no instance can take this request now, try again later');
 }
 
 function malformed() {
-    return invalid('the request is not valid HTTP, or its headers are too large');
+    return refusal(400, 'invalid_request_error', null, 'invalid HTTP',
+        'the request is not valid HTTP, or its headers are too large');
 }
 
 /* The refusal after a mistake of the gateway itself: a retry would make the same mistake. */
 function broken() {
-    return refusal(500, 'api_error', null, 'the gateway could not judge this request, and so refuses it');
+    return refusal(500, 'api_error', null, 'cannot be judged',
+        'the gateway could not judge this request, and so refuses it');
 }
 
 function text(shape, made) {
@@ -90,6 +94,12 @@ function text(shape, made) {
     return JSON.stringify({error: made.text});
 }
 
+/* Return the body of a refusal, and note the reason for the log. */
+function noted(r, shape, made) {
+    r.variables.gateway_refused = made.reason;
+    return text(shape, made);
+}
+
 function setHeaders(r, made) {
     r.variables.gateway_wait = made.wait ? String(made.wait) : '';
     r.variables.gateway_should_retry = made.again ? '' : 'false';
@@ -98,10 +108,10 @@ function setHeaders(r, made) {
 function send(r, shape, made) {
     setHeaders(r, made);
     r.headersOut['Content-Type'] = 'application/json';
-    r.return(made.status, text(shape, made));
+    r.return(made.status, noted(r, shape, made));
 }
 
 export default {
-    broken, busy, closed, encoded, exhausted, forbidden, invalid, limited, malformed, send, setHeaders, text, tooLarge,
+    broken, busy, closed, encoded, exhausted, forbidden, invalid, limited, malformed, noted, send, setHeaders, tooLarge,
     unauthorized, unknownModel, wrongMethod
 };

@@ -25,13 +25,14 @@ function found(r) {
     }
     const given = keyOf(r);
     if (given.refusal !== null) {
-        return nobody(given.refusal);
+        return nobody(given.refusal, '');
     }
     return given.key === null ? trusted(r) : ofKey(given.key);
 }
 
-function nobody(refusal) {
-    return {client: '', id: '', models: {}, pool: '', tokens: 0, refusal: refusal};
+/* Return an unknown client. An expired or revoked key is named in the log: `id` is empty for any other. */
+function nobody(refusal, id) {
+    return {client: '', id: id, models: {}, pool: '', tokens: 0, refusal: refusal};
 }
 
 /* Return whether the request came to the status port, which only programs of the balancer's own host reach: nginx's own
@@ -44,27 +45,28 @@ function isManager(r) {
 function trusted(r) {
     const name = isManager(r) ? served.manager : r.variables.gateway_trusted_client;
     if (!name) {
-        return nobody(answers.unauthorized('this request has no key: send Authorization: Bearer KEY, or x-api-key: KEY'));
+        return nobody(answers.unauthorized('no key', 'this request has no key: send Authorization: Bearer KEY, or x-api-key: KEY'), '');
     }
     return of(name, '');
 }
 
 function ofKey(key) {
     if (key.length > LONGEST) {
-        return nobody(answers.unauthorized('this key is not known here'));
+        return nobody(answers.unauthorized('unknown key', 'this key is not known here'), '');
     }
     const hash = crypto.createHash('sha256').update(key).digest('hex');
     if (!Object.prototype.hasOwnProperty.call(served.keys, hash)) {
-        return nobody(answers.unauthorized('this key is not known here'));
+        return nobody(answers.unauthorized('unknown key', 'this key is not known here'), '');
     }
     const entry = served.keys[hash];
+    const id = hash.slice(0, SHOWN);
     if (entry.revoked !== false) {
-        return nobody(answers.unauthorized('this key is revoked'));
+        return nobody(answers.unauthorized('revoked key', 'this key is revoked'), id);
     }
     if (entry.expires !== null && !(Date.now() < entry.expires * 1000)) {
-        return nobody(answers.unauthorized('this key has expired'));
+        return nobody(answers.unauthorized('expired key', 'this key has expired'), id);
     }
-    return of(entry.client, hash.slice(0, SHOWN));
+    return of(entry.client, id);
 }
 
 function of(name, id) {
@@ -80,13 +82,13 @@ function keyOf(r) {
     const bearer = /^bearer[ \t]+([^ \t]+)[ \t]*$/i.exec(r.headersIn.Authorization || '');
     const plain = r.headersIn['x-api-key'];
     if (bearer !== null && plain !== undefined && plain !== bearer[1]) {
-        return {key: null, refusal: answers.unauthorized('Authorization and x-api-key have different keys')};
+        return {key: null, refusal: answers.unauthorized('two keys', 'Authorization and x-api-key have different keys')};
     }
     if (bearer !== null || plain !== undefined) {
         return {key: bearer !== null ? bearer[1] : plain, refusal: null};
     }
     if (r.headersIn.Authorization !== undefined) {
-        return {key: null, refusal: answers.unauthorized('Authorization must be: Bearer KEY')};
+        return {key: null, refusal: answers.unauthorized('no key', 'Authorization must be: Bearer KEY')};
     }
     return {key: null, refusal: null};
 }

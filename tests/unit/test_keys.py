@@ -231,3 +231,45 @@ def test_a_shell_variable_takes_the_key(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "provision", "keys", "add", "alice", "--clients", str(tmp_path / FILE)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
     assert hashed(done.stdout.removesuffix("\n")) in (tmp_path / FILE).read_text()
+
+
+INVENTORY = """
+all: {vars: {nginx: {accept_known_vulnerabilities: true}, balancer: {router: njs, clients: secrets/clients.json}}}
+gpu: {hosts: {gpu-01: {ansible_host: 192.0.2.1, ollama: {models: [tiny], instances: [{gpus: [0]}]}}}}
+balancer: {hosts: {lb-01: {ansible_host: 192.0.2.5}, lb-02: {ansible_host: 192.0.2.6BALANCER}}}
+"""
+
+
+def of_inventory(folder: Path, *words: str, balancer: str = "", text: str = INVENTORY) -> int:
+    """Type a command with an inventory that names the file of clients."""
+    (folder / "secrets").mkdir(exist_ok=True)
+    (folder / "prod.yaml").write_text(text.replace("BALANCER", balancer))
+    return cli.execute(["keys", *words, "-i", str(folder / "prod.yaml")])
+
+
+def test_the_inventory_names_the_file_beside_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert of_inventory(tmp_path, "add", "alice", "--models", "Tiny,other") == 0
+    said = capsys.readouterr()
+    assert hashed(said.out.strip()) in (tmp_path / "secrets" / FILE).read_text()
+    assert "no instance of the inventory serves other:latest" in said.err
+    assert "serves tiny" not in said.err
+    assert of_inventory(tmp_path, "list") == 0
+    assert "alice  models tiny:latest, other:latest" in capsys.readouterr().out
+
+
+def test_an_inventory_without_a_file_or_with_two_files_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert of_inventory(tmp_path, "list", balancer=", balancer: {clients: other.json}") == 2
+    assert "different files of clients: secrets/clients.json, other.json" in capsys.readouterr().err
+    without = INVENTORY.replace(", clients: secrets/clients.json", "")
+    assert of_inventory(tmp_path, "add", "alice", text=without) == 2
+    assert "write `balancer: {router: njs, clients: clients.json}`" in capsys.readouterr().err
+
+
+def test_a_wrong_file_is_a_problem_of_the_inventory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / FILE).write_text("{}")
+    (tmp_path / "secrets" / FILE).chmod(0o600)
+    assert of_inventory(tmp_path, "add", "alice") == 2
+    assert "must be an object with `clients` and `keys`" in capsys.readouterr().err
