@@ -131,7 +131,12 @@ def held_stream(balancer: Balancer, key: str) -> Iterator[socket.socket]:
         lines = ["POST /api/chat HTTP/1.1", "Host: a", f"Authorization: Bearer {key}", f"Content-Length: {len(body)}"]
         head = "\r\n".join([*lines, "X-Stainless-Retry-Count: held", "", ""])
         stream.sendall(head.encode() + body)
-        assert stream.recv(65536).startswith(b"HTTP/1.1 200")
+        received = b""
+        while b'"done"' not in received:  # the first frame, which may come after the head
+            piece = stream.recv(65536)
+            assert piece, received
+            received += piece
+        assert received.startswith(b"HTTP/1.1 200")
         yield stream
     balancer.instances[1].hold.set()
 
