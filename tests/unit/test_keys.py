@@ -14,12 +14,20 @@ import pytest
 from provision import actions, cli, testing
 from provision.actions import keys
 from provision.cli.caller import Caller
+from provision.command import Put, describe
 from provision.errors import UsageError
-from provision.inventory import client_file
+from provision.inventory import Inventory, client_file
 from provision.inventory.client_file import Limits
+from provision.plan import planner, role_interface
+from provision.plan.planner import HostPlan
+from provision.report import plan as report_plan
+from provision.rollout.outcome import Outcome
+from provision.runs.journal import Journal
 from provision.runs.log import default_folder
 
+from .test_hostile import FACTS
 from .test_json_documents import checked
+from .test_secrets import told
 
 NOW = 1_796_083_200  # 2026-12-01 00:00 UTC
 FILE = "clients.json"
@@ -273,3 +281,29 @@ def test_a_wrong_file_is_a_problem_of_the_inventory(tmp_path: Path, capsys: pyte
     (tmp_path / "secrets" / FILE).chmod(0o600)
     assert of_inventory(tmp_path, "add", "alice") == 2
     assert "must be an object with `clients` and `keys`" in capsys.readouterr().err
+
+
+def test_no_plan_no_journal_and_no_word_of_a_command_shows_a_key_or_its_hash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The balancer needs the hash, so one file for root alone has the hash."""
+    assert of_inventory(tmp_path, "add", "alice") == 0
+    key = capsys.readouterr().out.strip()
+    inventory = role_interface.load(str(tmp_path / "prod.yaml"))
+    balancer = next(host for host in inventory.hosts if host.name == "lb-01")
+    shown, held = [], []
+    for entry in role_interface.steps(balancer, inventory):
+        want = entry.step.want(FACTS, None)
+        change = planner.make_change(entry, None, want)
+        outcome = Outcome("lb-01", HostPlan((change,), 1))
+        report_plan.text([outcome], Inventory(path="", hosts=()), report_plan.Detail(steps=True))
+        noted = Journal("run", "deploy").before(change)
+        shown += [*capsys.readouterr(), repr(change), str(noted), told(noted.stdin)]
+        shown.append(json.dumps(report_plan.document([outcome]), default=str))
+        for command in entry.step.commands(None, want):
+            shown.append(describe(command))
+            if isinstance(command, Put) and hashed(key).encode() in command.content:
+                held.append((command.path.rpartition("/")[2], command.mode, command.owner))
+    assert key not in "".join(shown)
+    assert hashed(key) not in "".join(shown)
+    assert held == [("gateway.json", 0o600, "root:root")]
