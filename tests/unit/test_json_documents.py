@@ -202,6 +202,7 @@ UNREACHABLE = [
     ["lock", "acquire", "-m", "why"],
     ["lock", "release"],
     ["trust"],
+    ["usage", "-l", "lb"],
 ]
 
 
@@ -221,7 +222,7 @@ def test_the_doctor_of_hosts_that_cannot_be_reached(document, inventory):
 
 @pytest.mark.parametrize(
     "words",
-    [*UNREACHABLE, ["doctor"], ["rollback", "--yes"], ["show"], ["inventory", "show"], ["loadtest"]],
+    [*UNREACHABLE, ["keys", "list"], ["keys", "add", "alice"], ["doctor"], ["rollback", "--yes"], ["show"], ["inventory", "show"], ["loadtest"]],
     ids=" ".join,
 )
 def test_an_inventory_with_faults(document, tmp_path, words):
@@ -236,7 +237,7 @@ def test_an_inventory_with_faults(document, tmp_path, words):
 
 @pytest.mark.parametrize(
     "words",
-    [["plan"], ["facts"], ["lock", "acquire"], ["inventory", "check"], ["trust"], ["loadtest"], ["history"]],
+    [["plan"], ["facts"], ["keys", "add"], ["usage"], ["lock", "acquire"], ["inventory", "check"], ["trust"], ["loadtest"], ["history"]],
     ids=" ".join,
 )
 def test_wrong_usage(document, words):
