@@ -1,6 +1,7 @@
 """Every command of every runbook, run in the order of its page; the page's actions by hand are functions here."""
 
 import copy
+import hashlib
 import re
 import shlex
 import subprocess
@@ -317,6 +318,18 @@ def one_client_is_refused(operator: Operator) -> None:
     assert _statuses(operator, old, bob, new) == [200, 401, 200]
 
 
+def accounts(operator: Operator) -> None:
+    """The requests of the hands above: five of alice with two keys, one of bob, and one with bob's revoked key."""
+    done = operator.fleet.provision("usage", "--json", "--by", "client,key")
+    ids = [hashlib.sha256(key.encode()).hexdigest()[:8] for key in operator.keys]
+    rows = {(row["client"], row["key"]): row for row in done.doc["rows"]}
+    old, bob, new = (rows[name, id_] for name, id_ in zip(("alice", "bob", "alice"), ids, strict=True))
+    assert [row["requests"] for row in (old, bob, new)] == [3, 1, 2], done
+    assert all(row["tokens_in"] and row["tokens_out"] and row["seconds"] for row in (old, bob, new)), done
+    refused = {name: {why["reason"]: why["requests"] for why in row["refused"]} for name, row in rows.items()}
+    assert (refused["", ids[1]], refused["", ""]) == ({"revoked key": 1}, {"unknown key": 1}), done
+
+
 HANDS: dict[str, Callable[[Operator], None]] = {
     "another image": another_image,
     "the work on gpu-02, and a reboot": reboot,
@@ -349,6 +362,7 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "alice and bob send a request with their keys, and somebody without a key": keys_work,
     "both keys of alice work": both_keys_work,
     "the key of bob is refused, and the keys of alice work": one_client_is_refused,
+    "the accounts have the requests of alice and bob": accounts,
     "somebody's run on gpu-01, which will soon be over": soon_over,
     "somebody's run on gpu-01, which is dead for sure": dead_for_sure,
 }
