@@ -222,7 +222,16 @@ def test_the_doctor_of_hosts_that_cannot_be_reached(document, inventory):
 
 @pytest.mark.parametrize(
     "words",
-    [*UNREACHABLE, ["keys", "list"], ["keys", "add", "alice"], ["doctor"], ["rollback", "--yes"], ["show"], ["inventory", "show"], ["loadtest"]],
+    [
+        *UNREACHABLE,
+        ["keys", "list"],
+        ["keys", "add", "alice"],
+        ["doctor"],
+        ["rollback", "--yes"],
+        ["show"],
+        ["inventory", "show"],
+        ["loadtest"],
+    ],
     ids=" ".join,
 )
 def test_an_inventory_with_faults(document, tmp_path, words):
@@ -237,7 +246,17 @@ def test_an_inventory_with_faults(document, tmp_path, words):
 
 @pytest.mark.parametrize(
     "words",
-    [["plan"], ["facts"], ["keys", "add"], ["usage"], ["lock", "acquire"], ["inventory", "check"], ["trust"], ["loadtest"], ["history"]],
+    [
+        ["plan"],
+        ["facts"],
+        ["keys", "add"],
+        ["usage"],
+        ["lock", "acquire"],
+        ["inventory", "check"],
+        ["trust"],
+        ["loadtest"],
+        ["history"],
+    ],
     ids=" ".join,
 )
 def test_wrong_usage(document, words):
