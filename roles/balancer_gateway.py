@@ -197,6 +197,8 @@ class Gateway:
             "pools": [(location(name), name) for name in self.upstreams],
             "first": self.first,
             "prefix": PREFIX,
+            "keyed": self.clients is not None,
+            "api": self.api,
             "status_port": self.status_port,
             "count": self.count,
             "connections": self._classes("concurrency"),

@@ -164,6 +164,27 @@ def test_a_changed_file_of_clients_is_found_and_its_data_stay_hidden(tmp_path: P
     assert isinstance(want["files"]["gateway.json"], Content)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("router: none", "router: njs", "the model of a request's body decides about the instances"),
+        ("router: njs", "router: njs, cap: 1m", ""),
+        ("router: njs", CLIENTS, "clients without a key are refused"),
+        (CLIENTS, f"{CLIENTS}, api: openai", "/api is closed to clients"),
+        (CLIENTS, "router: njs", "clients need no key any more"),
+        (f"{CLIENTS}, api: openai", "router: none", "clients need no key any more"),
+    ],
+)
+def test_a_plan_says_what_a_change_means_for_clients(tmp_path: Path, before: str, after: str, said: str) -> None:
+    known(tmp_path)
+    have = config(load(tmp_path, before)).in_fleet(KNOWN).want(HostFacts(), None)
+    assert have is not None
+    step = config(load(tmp_path, after)).in_fleet(KNOWN)
+    present = {**have, "exe": step.binary, "loaded": have["id"], "touched": []}
+    told = step.impact(present, step.want(HostFacts(), present))
+    assert told == "; ".join(filter(None, ("reloads nginx (open streams finish)", said)))
+
+
 def build(inventory: Inventory) -> Build:
     host = inventory.host("lb-01")
     return next(step for step in nginx.steps(host, inventory) if isinstance(step, Build))

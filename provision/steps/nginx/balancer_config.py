@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from provision.steps.base import Check, RefusalError, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
-from provision.steps.nginx import balancer_checks, client_networks, model_routes, tls
+from provision.steps.nginx import balancer_checks, client_networks, model_routes, router, tls
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.client_networks import Door
@@ -177,7 +177,12 @@ class Balancing(Generation):
         """The effect on open streams and on clients; on a first deploy, the addresses for clients."""
         if have is None and want:
             return f"listens on {self.listens}"
-        said = [super().impact(have, want), tls.cost(have, want), client_networks.cost(have, want)]
+        said = [
+            super().impact(have, want),
+            tls.cost(have, want),
+            client_networks.cost(have, want),
+            router.cost(have, want),
+        ]
         return "; ".join(filter(None, said))
 
     def diff(self, have: State, want: State) -> Sequence[str]:

@@ -3,8 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from provision.steps.base import State
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.replica_sets import ReplicaSet
+from provision.steps.system.file_scan import Content
+
+SUMMARY = "gateway_http.conf"
+"""The file whose comments name the clients and the API."""
+_KEYED, _OPENAI = b"\n# clients: keys\n", b"\n# api: openai\n"
 
 
 class Router(Protocol):
@@ -25,3 +31,25 @@ class Router(Protocol):
             sets: the replica sets of the balancer, in the order of their blocks. The root belongs to the first.
             engine: the engine of the instances.
         """
+
+
+def cost(have: State, want: State) -> str:
+    """Return the effect of a change of the router on clients; empty without an effect.
+
+    Args:
+        have: the configuration as found; None where there is none.
+        want: the configuration as wanted.
+    """
+    if have is None or want is None:
+        return ""
+    before, after = _summary(have), _summary(want)
+    said = ["the model of a request's body decides about the instances"] if after and not before else []
+    said += ["clients without a key are refused"] if _KEYED in after and _KEYED not in before else []
+    said += ["/api is closed to clients"] if _OPENAI in after and _OPENAI not in before else []
+    said += ["clients need no key any more"] if _KEYED in before and _KEYED not in after else []
+    return "; ".join(said)
+
+
+def _summary(state: State) -> bytes:
+    content = (state or {}).get("files", {}).get(SUMMARY)
+    return content.data if isinstance(content, Content) else b""
