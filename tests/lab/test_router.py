@@ -68,6 +68,14 @@ def test_bodies_choose_the_instances_and_keys_admit_clients(scratch: Any) -> Non
     assert files(scratch) == plain
     assert generate(scratch, MODEL)[0] == 200
 
+    scratch.vars["balancer"]["router"] = "njs"
+    run = scratch.deploy().doc["run"]
+    assert generate(scratch, MODEL, keep_alive=0)[0] == 200
+    assert "gateway.js" in files(scratch)
+    assert scratch.provision("rollback", run, "--yes", "--json").code == 0
+    assert files(scratch) == plain
+    assert generate(scratch, MODEL)[0] == 200
+
 
 def _bodies_choose(fleet: Any) -> None:
     first, second = EVERYWHERE
