@@ -16,7 +16,7 @@ from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.nginx.past_upstream import refuse_loss, restored
-from provision.steps.nginx.replica_sets import models_of, replica_sets
+from provision.steps.nginx.replica_sets import ReplicaSet, models_of, replica_sets
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream
 from tests.unit.nginx_config import find, parse
 
@@ -387,6 +387,17 @@ def test_a_replica_set_without_members_keeps_its_block_because_the_routes_of_the
     assert labels_of(found) == {"ollama": ["a/x"], "ollama_2": []}
     assert "upstream ollama_2 {" in found.text
     assert Upstream.parse(found.text) == found
+
+
+def test_a_public_name_without_members_keeps_its_block_too() -> None:
+    shares = (("a:1", 90), ("b:1", 10))
+    sets = (ReplicaSet(("c:1",), ("h/x",)), ReplicaSet(("p:1",), (), shares), ReplicaSet(("q:1",), (), shares[:1]))
+    member = Member("10.0.0.1", 3001, label="h/x")
+    numbers = {"max_fails": 2, "fail_timeout": "30s", "keepalive": 16, "zone": 65}
+    past = Upstream(name="ollama", method="least_conn", **numbers, members=(member,), sets=sets)
+    found = Upstream.parse(past.text)
+    assert found is not None, "a drain reads the upstream"
+    assert found.text == past.text
 
 
 def test_a_rollback_never_takes_the_last_serving_instance_of_a_model() -> None:

@@ -217,7 +217,7 @@ class Upstream:
         def block(number: int, replicas: ReplicaSet) -> Block:
             weights = replicas.weights or [known[name].weight for name in replicas.labels]
             listed = tuple(shared(name, weight) for name, weight in zip(replicas.labels, weights, strict=True))
-            method = traffic_shares.method(self.method) if replicas.weights else self.method
+            method = traffic_shares.method(self.method) if len(replicas.shares) > 1 else self.method
             return Block(block_name(self.name, number), replicas.models, listed, method, replicas.shares)
 
         return tuple(block(number, replicas) for number, replicas in enumerate(self.sets))
