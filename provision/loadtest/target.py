@@ -20,7 +20,9 @@ from provision.inventory.model import Carried
 from provision.inventory.topology import is_balancing, sources
 from provision.loadtest.measure import Tally
 from provision.loadtest.trust import MACHINE, Trust
+from provision.steps import engines
 from provision.steps.nginx import traffic_shares
+from provision.steps.nginx.replica_sets import replica_sets
 from provision.terminal_text import line
 
 TIMEOUT = 10.0  # seconds without a byte
@@ -206,7 +208,7 @@ def chosen_model(endpoint: Endpoint, model: str) -> str:
 
 def of_model(endpoint: Endpoint, model: str) -> Endpoint:
     """The endpoint for the requests of a model: only balancers and instances with the model, and the path of the model
-    at a balancer whose instances serve different models.
+    at a balancer whose root leads elsewhere.
 
     Args:
         endpoint: the balancers, and the instances behind them.
@@ -218,17 +220,29 @@ def of_model(endpoint: Endpoint, model: str) -> Endpoint:
     names = {member.name for member in endpoint.members if _is_served(model, member.models)}
     if not names:
         return endpoint
-    path = f"/models/{quote(_full(model).lower(), safe='/:')}"
+    path = f"/models/{quote(_full(model), safe='/:')}"
     urls = [url for url in endpoint.urls if not names.isdisjoint(endpoint.behind[url])]
     if not urls:
         raise UsageError(f"{endpoint.urls[0]} has no instance with {line(model, 200)}", "give another --model")
     divided = _divided(endpoint, model)
     return replace(
         endpoint,
-        urls=tuple(url if endpoint.behind[url] <= names else f"{url}{path}" for url in urls),
+        urls=tuple(
+            url if endpoint.behind[url] <= names and _has_root(endpoint, url, model) else f"{url}{path}" for url in urls
+        ),
         weights={name: divided.get(name, weight) for name, weight in endpoint.weights.items() if name in names},
         members=tuple(member for member in endpoint.members if member.name in names),
     )
+
+
+def _has_root(endpoint: Endpoint, url: str, model: str) -> bool:
+    """Whether the root of a balancer leads to the instances of a model: the root belongs to the first replica set."""
+    behind = [member for member in endpoint.members if member.name in endpoint.behind[url]]
+    traffic: dict[str, dict[str, int]] = {}
+    for each in (each for member in behind for each in member.carried):
+        traffic.setdefault(_full(each.name), {})[_full(each.version)] = each.share
+    first = replica_sets({member.name: [_full(name) for name in member.models] for member in behind}, traffic)[0]
+    return _full(model) in first.models
 
 
 def _divided(endpoint: Endpoint, model: str) -> Mapping[str, float]:
@@ -236,14 +250,14 @@ def _divided(endpoint: Endpoint, model: str) -> Mapping[str, float]:
     found = [
         (member, each) for member in endpoint.members for each in member.carried if _is_served(model, (each.name,))
     ]
-    shares = {_full(each.version).lower(): each.share for _, each in found}
-    weights = traffic_shares.weights([(_full(each.version).lower(), member.weight) for member, each in found], shares)
+    shares = {_full(each.version): each.share for _, each in found}
+    weights = traffic_shares.weights([(_full(each.version), member.weight) for member, each in found], shares)
     return {member.name: float(weight) for (member, _), weight in zip(found, weights, strict=True)}
 
 
 def _is_served(model: str, models: Sequence[str]) -> bool:
     """Whether a model is among others, in any spelling."""
-    return _full(model).lower() in {_full(name).lower() for name in models}
+    return _full(model) in {_full(name) for name in models}
 
 
 def probe(endpoint: Endpoint, model: str, key: Secret | None) -> Probe:
@@ -293,8 +307,8 @@ def _names(answer: dict[str, Any]) -> list[str]:
 
 
 def _full(name: str) -> str:
-    """A model's name with its tag."""
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    """A model's name as balancers have the name: without defaults, with its tag, and in lower case."""
+    return engines.canonical(name).lower()
 
 
 def _ask(endpoint: Endpoint, url: str, path: str, key: Secret | None) -> dict[str, Any]:

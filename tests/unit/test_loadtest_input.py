@@ -318,11 +318,26 @@ def endpoint_of(tmp_path, text):
 def test_a_model_of_some_instances_is_asked_for_at_its_path(tmp_path):
     behind = endpoint_of(tmp_path, TWO_MODELS + "balancer: {hosts: {lb: {ansible_host: 10.0.0.5}}}\n")
     assert behind.models == ("E",)
-    assert target.of_model(behind, "e") == behind, "every instance has this model, so the root has it too"
+    assert target.of_model(behind, "e").urls == ("http://10.0.0.5:3008/models/e:latest",), "the root is that of m:1b"
+    assert target.of_model(behind, "e").weights == behind.weights
     narrow = target.of_model(behind, "N:1B")
     assert narrow.urls == ("http://10.0.0.5:3008/models/n:1b",)
     assert ([one.name for one in narrow.members], narrow.weights) == (["b/ollama1"], {"b/ollama1": 2.0})
     assert target.of_model(behind, "unknown") == behind, "the probe tells which models are there"
+
+
+def test_the_root_is_asked_for_the_models_of_its_instances(tmp_path):
+    inventory = TWO_MODELS + "balancer: {hosts: {lb: {ansible_host: 10.0.0.5}}}\n"
+    alike = endpoint_of(tmp_path, inventory.replace("n:1b", "m:1b"))
+    assert target.of_model(alike, "e") == target.of_model(alike, "m:1b") == alike
+    first = endpoint_of(tmp_path, inventory.replace("m:1b, E", "E, m:1b"))
+    assert target.of_model(first, "e") == first
+
+
+def test_a_model_with_the_defaults_of_ollama_in_its_name_has_the_path_of_the_short_name(tmp_path):
+    inventory = TWO_MODELS.replace("n:1b", "registry.ollama.ai/library/N") + "balancer: {hosts: {lb: {}}}\n"
+    (url,) = target.of_model(endpoint_of(tmp_path, inventory), "library/n").urls
+    assert url.endswith("/models/n:latest")
 
 
 def test_a_balancer_without_the_model_gets_no_load(tmp_path):
