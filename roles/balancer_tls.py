@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from provision.certificates import served
+from provision.certificates import chain, served
 from provision.certificates.served import Reading, ServerCertificate, Sources
 from provision.errors import Problem
 from provision.inventory import Host, Port, Text
@@ -87,7 +87,7 @@ def sources(host: Host, folder: Path, settings: Tls, listen: tuple[str, ...]) ->
         trust=path(settings.trust),
         authority=path(settings.authority),
         client_ca=path(settings.client_ca),
-        names=names,
+        names=tuple(chain.plain(name) for name in names),
     )
 
 

@@ -95,6 +95,18 @@ def names(certificate: Certificate) -> tuple[str, ...]:
     return tuple(text for text in texts if is_host(text.removeprefix("*.")))
 
 
+def plain(name: str) -> str:
+    """Return a name or an address as certificates have it: without a dot at the end, an address in its short form.
+
+    Args:
+        name: a DNS name, or an address.
+    """
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name.rstrip(".")
+
+
 def covers(listed: Sequence[str], name: str) -> bool:
     """Return whether the names of a certificate include a name or an address.
 

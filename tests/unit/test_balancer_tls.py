@@ -174,6 +174,16 @@ def test_the_certificate_has_the_names_and_addresses_of_its_balancer(tmp_path: P
     assert inventory.host("gpu-01").files == {}, "no balancer"
 
 
+def test_a_name_in_another_spelling_needs_no_new_certificate_each_time(tmp_path: Path) -> None:
+    words = "{authority: ca, names: ['FD00:0::5', llm.example., LLM.example.net]}"
+    inventory = loaded(tmp_path, words)
+    found = inventory.host("lb-01").files["balancer"].certificate
+    assert found.names == ("fd00::5", "llm.example", "LLM.example.net", "10.0.0.5", "lb-01")
+    assert local_files.keep(inventory, {"lb-01"}, role_interface.order())
+    again = loaded(tmp_path, words, renew_within=30).host("lb-01").files["balancer"].certificate
+    assert (again.is_new, again.chain) == (False, found.chain)
+
+
 def test_a_load_writes_nothing_and_a_deploy_keeps_the_certificate_of_its_balancers(tmp_path: Path) -> None:
     inventory = loaded(tmp_path)
     assert not (tmp_path / "ca" / "balancers").exists()
