@@ -201,7 +201,11 @@ def _own(sources: Sources, now: dt.datetime, renew_within: int, report: Report) 
     for problem in chain.wrong_authorities([issuer]):
         report("authority", f"{folder / authority.CERTIFICATE} {problem}")
         return None
-    kept = _kept(sources, folder, issuer, now)
+    kept, unfit = None, ""
+    try:
+        kept = _kept(sources, folder, issuer, now)
+    except UnusableError as error:
+        unfit = str(error)
     if issuer.not_valid_after_utc <= now:
         ended = (
             f"{folder / authority.CERTIFICATE} has ended on {chain.day(issuer.not_valid_after_utc)}: make another"
@@ -210,43 +214,58 @@ def _own(sources: Sources, now: dt.datetime, renew_within: int, report: Report) 
         if kept is None:
             report("authority", ended)
         return kept and replace(kept, kept=folder, authority_days=-1, hindered=ended)
-    if kept is None or (renew_within and kept.days < min(renew_within, _days(issuer.not_valid_after_utc, now))):
-        kept = _replaced(kept, sources, folder, issuer, now, report)
+    # Another certificate would end with the authority too: then only a renewal by hand makes one.
+    is_longer = renew_within > authority.DAYS or (kept and kept.days < _days(issuer.not_valid_after_utc, now))
+    if kept is None or (renew_within and kept.days < renew_within and is_longer):
+        kept = _replaced(kept, unfit, sources, folder, issuer, now, report)
     return kept and replace(kept, kept=folder, authority_days=_days(issuer.not_valid_after_utc, now))
 
 
 def _replaced(
     kept: ServerCertificate | None,
+    unfit: str,
     sources: Sources,
     folder: Path,
     issuer: Certificate,
     now: dt.datetime,
     report: Report,
 ) -> ServerCertificate | None:
-    """A new certificate. Where none can be made, such as without the authority's key, a valid one goes on."""
+    """A new certificate. Where none can be made, such as without the authority's key, the kept one goes on."""
     try:
         data, key = authority.issue(folder, sources.host, tuple(dict.fromkeys(sources.names)), now)
     except UnusableError as error:
-        if kept is None or kept.days < 0:
-            report("authority", f"{folder / authority.KEY} {error}")
+        if kept is None:
+            report("authority", f"{folder / authority.KEY} {error}. A new certificate is needed, because {unfit}")
             return None
         return replace(kept, hindered=f"{folder / authority.KEY} {error}")
     return _made(chain.certificates(data), key, [issuer], sources.names[0], now, is_new=True)
 
 
-def _kept(sources: Sources, folder: Path, issuer: Certificate, now: dt.datetime) -> ServerCertificate | None:
-    """The certificate in the folder of the authority; None where none can be used."""
+def _kept(sources: Sources, folder: Path, issuer: Certificate, now: dt.datetime) -> ServerCertificate:
+    """The certificate in the folder of the authority.
+
+    Raises:
+        UnusableError: the certificate cannot be used. The message begins with a path.
+    """
+    at_key, at = (authority.kept_at(folder, sources.host, kind) for kind in ("key", "pem"))
     try:
-        data = authority.read_key(authority.kept_at(folder, sources.host, "key"))
-        certificates = chain.certificates(authority.read(authority.kept_at(folder, sources.host, "pem")))
-        unfit = [*chain.wrong_chain(certificates, chain.private_key(data), now)]
-    except UnusableError:
-        return None
+        data = authority.read_key(at_key)
+        key = chain.private_key(data)
+    except UnusableError as error:
+        raise UnusableError(f"{at_key} {error}") from None
+    try:
+        certificates = chain.certificates(authority.read(at))
+    except UnusableError as error:
+        raise UnusableError(f"{at} {error}") from None
+    for unfit in chain.wrong_chain(certificates, key, now):
+        raise UnusableError(f"{at} {unfit}")
     listed = chain.names(certificates[0])
     lacks = [name for name in sources.names if not chain.covers(listed, name)]
     further = [name for name in listed if not chain.covers(sources.names, name)]
-    if unfit or lacks or further or not chain.is_issued_by(certificates[0], issuer):
-        return None
+    if lacks or further:
+        raise UnusableError(f"{at} has other names than balancer.tls.names and the names of the balancer")
+    if not chain.is_issued_by(certificates[0], issuer):
+        raise UnusableError(f"{at} is of another authority")
     return _made(certificates, Secret(data.decode(errors="replace")), [issuer], sources.names[0], now)
 
 
