@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from provision.inventory import Inventory
 
-LONGEST_NAME = 64  # RFC 5280, appendix A: ub-common-name
 ALWAYS = 100_000  # days: no certificate lasts so long
 
 
@@ -74,8 +73,9 @@ def init(inventory: str, folder: str, name: str) -> Made:
 
     now = dt.datetime.now(dt.UTC)
     common = name or f"provision {now:%Y-%m-%d %H:%M}"
-    if len(common) > LONGEST_NAME or not common.strip() or not common.isprintable():
-        raise UsageError(f"--name must be printable text of at most {LONGEST_NAME} characters")
+    longest = authority.LONGEST_NAME
+    if not common.strip() or not common.isprintable() or len(common.encode()) > longest:
+        raise UsageError(f"--name must be printable text of at most {longest} bytes in UTF-8: an umlaut has two")
     certificate = authority.make(beside(folder, inventory), common, now)
     made = authority.certificate_of(certificate.parent)
     return Made(str(certificate), folder, chain.fingerprint(made))

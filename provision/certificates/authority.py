@@ -28,6 +28,7 @@ CERTIFICATE, KEY, BALANCERS, IGNORE = "ca.pem", "ca.key", "balancers", ".gitigno
 DAYS = 90
 """Life of a balancer's certificate: Mozilla's guidelines 6.0, docs/facts.md#tls."""
 AUTHORITY_DAYS = 3650
+LONGEST_NAME = 64  # bytes of a common name: RFC 5280, appendix A, ub-common-name
 EARLY = dt.timedelta(hours=1)  # clocks of clients may be late
 LARGEST = 1 << 20  # bytes of a file
 IGNORED = "# Keys stay out of the repository: keep a copy of ca.key where you keep secrets.\n*.key\n"
@@ -88,7 +89,7 @@ def issue(folder: Path, host: str, names: Sequence[str], now: dt.datetime) -> tu
         raise UnusableError(f"is the key of another authority: it does not belong to {CERTIFICATE} beside it")
     key = ec.generate_private_key(ec.SECP256R1())
     until = min(now + dt.timedelta(days=DAYS), issuer.not_valid_after_utc)
-    signed = _builder(host, issuer.subject, key, now, until)
+    signed = _builder(host[:LONGEST_NAME], issuer.subject, key, now, until)
     leaf = _as_server(signed, names, issuer).sign(issuer_key, _sha256())
     return _pem_of(leaf), Secret(_pem_of_key(key).decode())
 
@@ -261,10 +262,11 @@ def _pem_of_key(key: Any) -> bytes:
 
 def _write(path: Path, data: bytes, mode: int, *, new: bool = False) -> None:
     """Write a file under another name, and give it its name last. A file that must be new is never replaced."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
+    aside = path.with_name(f".{os.getpid()}.{path.name}")  # .gitignore has a key under this name too
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
         if new:
             os.link(aside, path)
         else:

@@ -18,6 +18,8 @@ from provision.inventory.types import is_host
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
+"""The curves of certificates that clients know: RFC 8446 4.2.3. OpenSSL's client refuses others by default."""
 LEAST_BITS = 2048
 """Bits of an RSA key, at least: OpenSSL's security level 2, Debian's default, refuses shorter keys."""
 
@@ -45,6 +47,7 @@ def certificates(data: bytes) -> tuple[Certificate, ...]:
         for certificate in found:
             # parsed late, and then refused
             _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc  # a year 0 is no year to Python
     except (
         *(ValueError, UnsupportedAlgorithm),
         *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
@@ -77,6 +80,8 @@ def private_key(data: bytes) -> Any:
         raise UnusableError("holds no private key in PEM: it must have a line -----BEGIN PRIVATE KEY-----") from None
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise UnusableError("must be a key of RSA or of an elliptic curve, such as P-256: clients know no other")
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in CURVES:
+        raise UnusableError(f"has the curve {key.curve.name}, which clients refuse: make a key on P-256")
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < LEAST_BITS:
         raise UnusableError(f"has {key.key_size} bits, and clients refuse less than {LEAST_BITS}: make a new key")
     return key

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -112,6 +112,10 @@ BAD: dict[str, tuple[Callable[[Path], Sources], str, str]] = {
         lambda at: given_files(at, LEAF, MIDDLE, key=pem_of(ED25519)),
         *("key", "must be a key of RSA or of an elliptic curve"),
     ),
+    "a curve that no client knows": (
+        lambda at: given_files(at, LEAF, MIDDLE, key=pem_of(ec.generate_private_key(ec.SECP256K1()))),
+        *("key", "has the curve secp256k1, which clients refuse"),
+    ),
     "short key": (lambda at: given_files(at, LEAF, MIDDLE, key=pem_of(SHORT)), "key", "has 1024 bits"),
     "open key": (
         lambda at: with_open_key(given_files(at, LEAF, MIDDLE)),
@@ -190,6 +194,17 @@ def test_a_kept_certificate_outlives_the_authority_of_ones_own_as_ended_and_says
 )
 def test_names_are_covered_as_clients_judge_them(listed: tuple[str, ...], name: str, covered: bool) -> None:
     assert chain.covers(listed, name) == covered
+
+
+def test_a_certificate_with_a_year_that_is_none_is_refused() -> None:
+    begin = DER.index(b"\x17\x0d")
+    years = bytearray(DER[:begin] + b"\x18\x0f00000101000000Z" + DER[begin + 15 :])
+    around = ((2, DER[1] & 127), (6, DER[5] & 127), (begin - 1, 1))  # the lengths of all that has the time
+    for place, size in around:
+        longer = int.from_bytes(years[place : place + size], "big") + 2
+        years[place : place + size] = longer.to_bytes(size, "big")
+    with pytest.raises(UnusableError, match="year 0 is out of range"):
+        chain.certificates(ssl.DER_cert_to_PEM_cert(bytes(years)).encode())
 
 
 @given(some.lists(some.text(max_size=20), max_size=4), some.text(max_size=30))
@@ -374,8 +389,33 @@ def test_a_valid_certificate_goes_on_without_the_key_of_its_authority(tmp_path: 
     late = certificate(own(tmp_path), NOW + dt.timedelta(days=80), renew_within=30)
     assert (late.is_new, late.days) == (False, 9)
     assert "ca.key is not there" in late.hindered
-    reading = served.read(own(tmp_path), NOW + dt.timedelta(days=91), 30)
-    assert [key for key, _ in reading.problems] == ["authority"]
+    ended = certificate(own(tmp_path), NOW + dt.timedelta(days=91), renew_within=30)
+    assert (ended.is_new, ended.days < 0, "ca.key is not there" in ended.hindered) == (False, True, True)
+
+
+def test_a_kept_certificate_beyond_use_is_named_where_no_other_can_be_made(tmp_path: Path) -> None:
+    authority.make(tmp_path / "ca", "ours", NOW)
+    served.keep(certificate(own(tmp_path)), "lb-01")
+    (tmp_path / "ca" / "ca.key").unlink()
+    (tmp_path / "ca" / "balancers" / "lb-01.key").chmod(0o644)
+    message = said(own(tmp_path))["authority"]
+    assert "ca.key is not there. A new certificate is needed, because " in message
+    assert "lb-01.key is open to every user of this machine (mode 0644)" in message
+
+
+def test_a_balancer_with_a_long_name_gets_a_certificate_with_the_whole_name(tmp_path: Path) -> None:
+    authority.make(tmp_path / "ca", "ours", NOW)
+    name = ".".join(("a" * 60, "b" * 60, "example"))
+    assert certificate(own(tmp_path, host=name, names=(name,))).names == (name,)
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_no_part_of_a_key(tmp_path: Path) -> None:
+    authority.make(tmp_path / "ca", "ours", NOW)
+    found = certificate(own(tmp_path))
+    (tmp_path / "ca" / "balancers" / "lb-01.key").mkdir(parents=True)
+    with pytest.raises(UsageError, match="cannot be written"):
+        served.keep(found, "lb-01")
+    assert [path.name for path in (tmp_path / "ca" / "balancers").iterdir()] == ["lb-01.key"]
 
 
 def test_no_certificate_outlives_its_authority_and_none_is_made_again_and_again(tmp_path: Path) -> None:
@@ -385,6 +425,7 @@ def test_no_certificate_outlives_its_authority_and_none_is_made_again_and_again(
     assert (first.days, first.authority_days) == (9, 9), "its clock has gone on since"
     served.keep(first, "lb-01")
     assert not certificate(own(tmp_path), late, renew_within=30).is_new
+    assert certificate(own(tmp_path), late, renew_within=100_000).is_new, "by hand: somebody may know the key"
 
 
 @given(some.ip_addresses())
