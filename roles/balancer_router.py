@@ -23,6 +23,8 @@ from provision.steps.nginx.replica_sets import ReplicaSet
 from provision.steps.nginx.upstream import block_name
 from provision.steps.ollama import gateway_paths
 
+LONGEST_WAIT = 120
+"""Seconds: OpenAI's SDK ignores a longer Retry-After (openai-python, _base_client.py)."""
 LARGEST_CAP = 64 * 1024 * 1024
 ONLY_WITH_NJS = ("api", "clients", "cap", "max_tokens", "count_tokens")
 
@@ -151,7 +153,7 @@ def router(settings: RouterSettings, inventory: Inventory, retry_after: int, sta
         cap=size_bytes(settings.cap),
         max_tokens=settings.max_tokens,
         count=settings.count_tokens,
-        retry_after=retry_after,
+        retry_after=min(retry_after, LONGEST_WAIT),
         status_port=status_port,
     )
 

@@ -85,6 +85,7 @@ def test_each_model_leads_to_its_upstream_and_nothing_is_said_of_the_root(tmp_pa
         "b:1b": {"": "gateway_ollama_2"},
     }
     assert (found["cap"], found["max_tokens"], found["retry_after"], found["auth"]) == (3 << 20, 9, 7, "none")
+    assert data(load(tmp_path, "router: njs, retry_after: 600"))["retry_after"] == 120, "SDKs ignore a longer wait"
     assert len(found["models"]["a:1b"]["details"]["digest"]) == 64, "`ollama list` cuts a digest"
     assert found["models"]["b:1b"]["details"].keys() >= {"size", "details", "expires_at", "modified_at", "size_vram"}
 
