@@ -28,7 +28,8 @@ PREFIX = "sk-prov-"
 RANDOM_BYTES = 24
 ID_DIGITS = 8
 LARGEST = 8 << 20
-MOST = {"concurrency": 100_000, "rate": 1_000_000, "tokens_per_day": 10**12}
+MOST = {"concurrency": 65_535, "rate": 1_000_000, "tokens_per_day": 10**12}
+"""The greatest limits. nginx takes no greater number of requests at once (ngx_http_limit_conn_module.c)."""
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._/:-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -236,7 +237,7 @@ def load(path: Path) -> ClientFile:
     if len(data) > LARGEST:
         raise UsageError(f"{path} is larger than {LARGEST} bytes")
     try:
-        document = json.loads(data)
+        document = json.loads(data, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no JSON: {error}") from None
     if problem := next(_problems(document), ""):
@@ -269,6 +270,19 @@ def save(path: Path, clients: ClientFile) -> None:
     except OSError as error:
         new.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. Of two equal keys, such as a client twice after a merge, neither is the right one.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:64]!r} is twice in an object")
+    return made
 
 
 def _problems(document: Any) -> Iterator[str]:
@@ -320,8 +334,8 @@ def _key_problems(keys: list[Any], clients: Mapping[str, Any]) -> Iterator[str]:
             seen.add(sha256)
         if not isinstance(entry["client"], str) or entry["client"] not in clients:
             yield f"{place}: client must be one of the clients"
-        times = (entry["made"], entry["expires"] or 0, entry["revoked"] or 0)
-        if not all(map(_is_number, times)):
+        ends = [entry[end] for end in ("expires", "revoked") if entry[end] is not None]
+        if not all(map(_is_number, (entry["made"], *ends))):
             yield f"{place}: made, expires and revoked must be seconds since 1970, the last two also null"
 
 

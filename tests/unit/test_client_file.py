@@ -116,6 +116,10 @@ KEY = {"sha256": "a" * 64, "client": "alice", "made": NOW, "expires": None, "rev
         ({"clients": {"alice": {}}, "keys": [KEY, KEY]}, "twice"),
         ({"clients": {}, "keys": [KEY]}, "one of the clients"),
         ({"clients": {"alice": {}}, "keys": [{**KEY, "expires": "tomorrow"}]}, "seconds since 1970"),
+        ({"clients": {"alice": {}}, "keys": [{**KEY, "expires": ""}]}, "seconds since 1970"),
+        ({"clients": {"alice": {}}, "keys": [{**KEY, "expires": []}]}, "seconds since 1970"),
+        ({"clients": {"alice": {}}, "keys": [{**KEY, "revoked": False}]}, "seconds since 1970"),
+        ({"clients": {"a": {"concurrency": 65536}}, "keys": []}, "concurrency must be"),
         ({"clients": {"alice": {}}, "keys": [{**KEY, "more": 1}]}, "keys[0]: must be"),
     ],
 )
@@ -127,6 +131,14 @@ def test_a_wrong_file_is_refused_with_the_place(tmp_path: Path, document: Any, w
         load(path)
     assert words in error.value.message
     assert str(path) in error.value.message
+
+
+def test_a_client_that_is_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clients.json"
+    path.touch(0o600)
+    path.write_text('{"clients": {"alice": {"models": ["tiny:latest"]}, "alice": {}}, "keys": []}')
+    with pytest.raises(UsageError, match="'alice' is twice"):
+        load(path)
 
 
 def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
@@ -165,7 +177,7 @@ KEYS = st.builds(
 )
 
 
-@given(NAMES, st.lists(KEYS, max_size=4, unique_by=lambda key: key.sha256), st.integers(0, 100_000))
+@given(NAMES, st.lists(KEYS, max_size=4, unique_by=lambda key: key.sha256), st.integers(0, 65_535))
 def test_what_is_saved_is_loaded(tmp_path_factory: Any, name: str, keys: list[StoredKey], number: int) -> None:
     path = tmp_path_factory.mktemp("clients") / "clients.json"
     clients = ClientFile({"alice": Limits(), name: Limits(concurrency=number)}, tuple(keys))
