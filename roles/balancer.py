@@ -282,8 +282,10 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         tls=secured,
         router=router,
         doors=settings.doors(
-            f"{'https' if secured else 'http'}://{settings.local}{engine.health}",
-            needs_secret=bool(settings.clients or (secured and secured.clients)),
+            f"{'https' if secured else 'http'}://{settings.local}",
+            engine,
+            keyed=bool(settings.clients),
+            certified=bool(secured and secured.clients),
         ),
     )
     yield Service(name=UNIT.removesuffix(".service"), after=(f"unit:{UNIT}",))

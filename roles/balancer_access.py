@@ -9,10 +9,14 @@ from provision.inventory import Address, IpNetwork, Port
 from provision.inventory import Settings as Base
 from provision.inventory.settings import KeyPath
 from provision.render import render
+from provision.steps.instance.engine import Engine
 from provision.steps.nginx import client_networks
 from provision.steps.nginx.client_networks import Door
+from provision.steps.nginx.model_routes import OPENAI
 
 STATUS_PAGE = "/stub_status"
+KEYLESS = ("401", *client_networks.ANSWERS)
+"""Status of an answer without a key; a client of a network with access has none to show."""
 
 
 class Access(Base):
@@ -60,14 +64,20 @@ class Access(Base):
         clients = {client_networks.FILE: client_networks.text(self.allow, listen)} if self.allow else {}
         return {"status.conf": status, **clients}
 
-    def doors(self, url: str, *, needs_secret: bool) -> tuple[Door, ...]:
+    def doors(self, base: str, engine: Engine, *, keyed: bool, certified: bool) -> tuple[Door, ...]:
         """Return the proofs of listeners that only some networks may use.
 
         Args:
-            url: where the host itself reaches a path that clients may ask for.
-            needs_secret: whether clients need a certificate or a key, which the proofs have not.
+            base: where the host itself reaches the balancer, without a path.
+            engine: the engine of the instances.
+            keyed: whether clients need a key, which the proofs have not: the refusal of a client without a key then
+                shows that the address is allowed.
+            certified: whether clients need a certificate: nginx refuses without a certificate before nginx looks at the
+                address, so there is no proof.
         """
-        clients = [Door("balancer.allow", self.allow, (url,))] if self.allow and not needs_secret else []
+        listed = next((path for path in engine.lists if path.startswith(OPENAI)), engine.health)
+        url, answers = (f"{base}{listed}", KEYLESS) if keyed else (f"{base}{engine.health}", client_networks.ANSWERS)
+        clients = [Door("balancer.allow", self.allow, (url,), answers)] if self.allow and not certified else []
         pages = tuple(f"http://{at}{STATUS_PAGE}" for at in self.status[1:])
         return (*clients, *([Door("balancer.status_allow", self.status_allow, pages)] if pages else []))
 

@@ -119,6 +119,7 @@ def _keys_admit(fleet: Any) -> None:
 
     assert [generate(fleet, MODEL, key)[0] for key in ("", "sk-prov-unknown", alice)] == [403, 403, 200]
     assert ask(fleet, "/v1/models")[0] == 401
+    _networks_come_before_keys(fleet, alice)
     assert [generate(fleet, name, bob)[0] for name in (MODEL, SECOND)] == [403, 200]
     assert generate(fleet, MODEL, path=f"/models/{MODEL}/api/generate")[0] == 403
     assert generate(fleet, MODEL, bob, f"/models/{MODEL}/api/generate")[0] == 403
@@ -135,6 +136,19 @@ def _keys_admit(fleet: Any) -> None:
     assert generate(fleet, SECOND, bob)[0] == 200, "the file of that time is back, with the key"
     fleet.deploy("--tags", "balancer")
     assert generate(fleet, SECOND, bob)[0] == 403
+
+
+def _networks_come_before_keys(fleet: Any, key: str) -> None:
+    fleet.vars["balancer"]["allow"] = [fleet.address("gpu-01")]
+    fleet.deploy("--tags", "balancer")
+    status, _, answer = ask(fleet, "/v1/models", key=key)
+    assert (status, answer) == (403, {"error": "clients at your address may not use this balancer"})
+    verified = fleet.provision("verify", "--json", "--limit", "lb-01")
+    assert verified.code == 0, verified
+    assert "refuses 127.0.0.2, which is outside of balancer.allow" in verified.out
+    del fleet.vars["balancer"]["allow"]
+    fleet.deploy("--tags", "balancer")
+    assert ask(fleet, "/v1/models", key=key)[0] == 200
 
 
 def _drift_is_found(fleet: Any) -> None:

@@ -231,7 +231,8 @@ def test_the_addresses_of_a_management_network_have_the_status_and_no_models(tmp
 def test_a_proof_of_networks_needs_an_answer_without_a_key(tmp_path: Path) -> None:
     known(tmp_path)
     assert len(config(load(tmp_path, "router: njs, allow: [10.0.0.0/8]")).doors) == 1
-    assert config(load(tmp_path, f"{CLIENTS}, allow: [10.0.0.0/8]")).doors == ()
+    [keyed] = config(load(tmp_path, f"{CLIENTS}, allow: [10.0.0.0/8]")).doors
+    assert (keyed.urls[0].endswith("/v1/models"), keyed.answers) == (True, ("401", "200"))
 
 
 class Live:

@@ -102,6 +102,7 @@ class Live:
         ({"own": "200", "stranger": "403"}, []),
         ({"own": "200", "stranger": "200"}, ["http://127.0.0.1:3008/x refuses 127.0.0.2, which is outside of a key"]),
         ({"own": "403", "stranger": "403"}, ["http://127.0.0.1:3008/x answers the host itself"]),
+        ({"own": "401", "stranger": "403"}, ["http://127.0.0.1:3008/x answers the host itself"]),
     ],
 )
 def test_verify_asks_from_an_allowed_and_from_a_refused_address(statuses: Any, failed: list[str]) -> None:
@@ -109,6 +110,14 @@ def test_verify_asks_from_an_allowed_and_from_a_refused_address(statuses: Any, f
     checks = list(door.check(Live(**statuses)))
     assert [check.name for check in checks if not check.passed] == failed
     assert len(checks) == 2
+
+
+def test_without_a_key_a_refusal_that_asks_for_the_key_shows_an_allowed_address() -> None:
+    for own, is_right in (("401", True), ("200", True), ("403", False)):
+        [answer, refusal] = Door("a key", ("10.0.0.0/8",), ("http://127.0.0.1:1/",), ("401", "200")).check(
+            Live(own=own, stranger="403")
+        )
+        assert (answer.passed, refusal.passed) == (is_right, True)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from provision.steps.system.file_scan import Content
 FILE = "allow.conf"
 OWN = ("127.0.0.1", "::1")
 """Addresses of a host itself, which every listener takes: the proofs ask from there."""
+ANSWERS = ("200",)
 STRANGER = "127.0.0.2"
 """An address of every Linux host that no client has: a proof asks from there, to be refused."""
 _NETWORK = re.compile(r"^    ([0-9a-f.:/]+) 0;$", re.MULTILINE)
@@ -41,12 +42,14 @@ class Door:
     Args:
         setting: the setting with the networks, for messages.
         networks: the networks.
-        urls: where the host itself reaches the listener; status 200.
+        urls: where the host itself reaches the listener.
+        answers: every status that the host itself may get there.
     """
 
     setting: str
     networks: tuple[str, ...]
     urls: tuple[str, ...]
+    answers: tuple[str, ...] = ANSWERS
 
     def check(self, live: Any) -> Iterator[Check]:
         """Prove that the host itself gets an answer at each URL, and a stranger is refused.
@@ -59,7 +62,8 @@ class Door:
         strange = [] if has_stranger else [url for url in self.urls if "[" not in url]
         codes = iter(_codes(live, [*(f"- {url}" for url in self.urls), *(f"{STRANGER} {url}" for url in strange)]))
         for url in self.urls:
-            yield Check(f"{url} answers the host itself", next(codes), "200")
+            code = next(codes)
+            yield Check(f"{url} answers the host itself", code, code if code in self.answers else self.answers[0])
         for url in strange:
             yield Check(f"{url} refuses {STRANGER}, which is outside of {self.setting}", next(codes), "403")
         for url in (url for url in self.urls if url not in strange):
