@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from provision.errors import InventoryError
 from provision.inventory import Inventory
 from provision.plan import mirrored, role_interface
-from provision.steps.base import BlockedError, PutBack, converged
+from provision.steps.base import BlockedError, PutBack, RefusalError, converged
+from provision.steps.facts import HostFacts
 from provision.steps.ollama import server_state
 from provision.steps.ollama.alias import Alias, LeavingAliases, MarkedAlias, OwnedAliases
 from provision.steps.ollama.model import Model, OwnedModels
@@ -320,3 +321,30 @@ def test_a_name_for_a_missing_model_fails_with_both_names(host, tmp_path):
     assert done.returncode == 1
     assert f"could not give {MIRROR} the name {MODEL} (it answered 404)" in done.stderr
     assert not (tmp_path / server_state.MARKS).exists()
+
+
+# -- a public name with a foreign model
+
+
+def with_a_model_of_that_name(**more) -> Servers:
+    tags = {"chat:latest": {"digest": "1"}, "b:latest": {"digest": "2"}}
+    return Servers({"ollama1": Server(status="running", **{"tags": tags, "loaded": {}, **more})})
+
+
+def test_a_public_name_takes_no_place_of_a_model_made_by_hand():
+    step = Alias(instance="ollama1", name="chat", source="b", compared="b")
+    have = step._state(with_a_model_of_that_name())
+    with pytest.raises(RefusalError, match="`docker exec ollama1 ollama cp chat OTHER`"):
+        step.want(HostFacts(), have)
+
+
+COPIED = {"chat:latest": {"digest": "1"}, "own:latest": {"digest": "1"}, "b:latest": {"digest": "2"}}
+
+
+@pytest.mark.parametrize(
+    "ours", [{"marked": ("chat",)}, {"aliases": {"chat": "a"}, "public": frozenset({"chat:latest"})}, {"tags": COPIED}]
+)
+def test_a_public_name_takes_the_place_of_a_name_of_ours_and_of_a_second_name(ours):
+    step = Alias(instance="ollama1", name="chat", source="b", compared="b")
+    have = step._state(with_a_model_of_that_name(**ours))
+    assert not converged(have, step.want(HostFacts(), have))

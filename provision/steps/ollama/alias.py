@@ -17,6 +17,7 @@ from provision.steps.base import (
     Check,
     Fact,
     PutBack,
+    RefusalError,
     State,
     Step,
     UnreadableError,
@@ -25,7 +26,7 @@ from provision.steps.facts import HostFacts
 from provision.steps.instance import storage
 from provision.steps.ollama import marked, scripts, server_state
 from provision.steps.ollama.marked import Marked, OwnedNames
-from provision.steps.ollama.server_state import ALIAS, MARKS, Servers
+from provision.steps.ollama.server_state import ALIAS, MARKS, Server, Servers
 from provision.steps.wording import Vocabulary, Words
 
 KIND = "alias"
@@ -99,7 +100,15 @@ class Alias(Step):
         return Fact(server_state.command(), lambda answer: self._state(server_state.read(answer)))
 
     def want(self, facts: HostFacts, have: State) -> State:
-        """The bytes of the model, with the declared digest if any."""
+        """The bytes of the model, with the declared digest if any. Refuses to replace a foreign model without another
+        name by a public name: a model made by hand comes from no registry."""
+        if have is not None and have.get("foreign"):
+            name, ask = self.name, f"docker exec {self.instance} ollama"
+            raise RefusalError(
+                f"{self.instance} has a model {name} that provision did not pull, and ollama.traffic wants the name"
+                f" for {self.source}: keep the model under another name (`{ask} cp {name} OTHER`), or remove the model"
+                f" (`{ask} rm {name}`)"
+            )
         return {"same": True, **({"digest": self.digest} if self.digest else {})}
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
@@ -149,12 +158,21 @@ class Alias(Step):
         server = servers.by_name.get(self.instance)
         if server is None and self.storage == storage.VOLUME and self.instance not in servers.volumes:
             return None
-        tags = servers.answering(self.instance).tags or {}
+        server = servers.answering(self.instance)
+        tags = server.tags or {}
         entry, source = (tags.get(server_state.canonical(name)) for name in (self.name, self.source))
         if entry is None:
             return None
         digest, of_source = (str((each or {}).get("digest", "")).removeprefix("sha256:") for each in (entry, source))
-        return {"same": bool(digest) and digest == of_source, "digest": digest, "source": of_source}
+        foreign = {"foreign": True} if digest != of_source and self._is_foreign(server) else {}
+        return {"same": bool(digest) and digest == of_source, "digest": digest, "source": of_source, **foreign}
+
+    def _is_foreign(self, server: Server) -> bool:
+        """Whether provision did not pull the bytes under a public name, and no other name has the bytes."""
+        name, tags = server_state.canonical(self.name), server.tags or {}
+        ours = name in map(server_state.canonical, (*server.marked, *server.aliases))
+        digests = [entry.get("digest") for entry in tags.values()]
+        return bool(self.compared) and not ours and digests.count(tags[name].get("digest")) < 2
 
 
 @dataclass(frozen=True, kw_only=True)
