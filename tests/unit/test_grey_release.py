@@ -23,6 +23,7 @@ from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import balancer_checks, upstream
 from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.nginx.member_update import MemberUpdate
+from provision.steps.nginx.replica_sets import replica_sets
 from provision.steps.nginx.traffic_shares import MOST, weights
 from provision.steps.nginx.upstream import Upstream
 from provision.steps.ollama import marked, server_state, stream_proof
@@ -184,6 +185,22 @@ def test_weights_divide_the_requests_as_the_shares_say(members: list[tuple[str, 
 )
 def test_weights_are_the_least_whole_numbers(members: list[tuple[str, int]], wanted: tuple[int, ...]) -> None:
     assert weights(members, {"a": 90, "b": 10}) == wanted
+
+
+@pytest.mark.parametrize("count", [61, 201, 1601])
+def test_nginx_has_few_points_to_hash_and_the_shares_stay(count: int) -> None:
+    """nginx sorts 160 points for each unit of weight at each check and reload: without a limit, millions."""
+    served = {f"h/{number}": ("p", "ab"[number % 2]) for number in range(count)}
+    shares = {"a": 51, "b": 49}
+    hashed, exact = (
+        replica_sets(served, {"p": shares}, balancing=method)[0] for method in ("hash $uri consistent", "")
+    )
+    assert sum(hashed.weights) <= max(20_000, 50 * count)
+    for replicas, slack in ((hashed, 0.011), (exact, 0.0001)):
+        of_a = sum(
+            weight for label, weight in zip(replicas.labels, replicas.weights, strict=True) if "a" in served[label]
+        )
+        assert math.isclose(of_a / sum(replicas.weights), 0.51, abs_tol=slack)
 
 
 def blocks(text: str) -> dict[str, dict[str, int]]:

@@ -120,7 +120,8 @@ class Balancing(Generation):
     def sets(self) -> tuple[ReplicaSet, ...]:
         """The replica sets by the inventory."""
         weights = {server.label: server.weight for server in self.servers}
-        return replica_sets({server.label: server.models for server in self.servers}, self.traffic, weights)
+        served = {server.label: server.models for server in self.servers}
+        return replica_sets(served, self.traffic, weights, self.method)
 
     @property
     def names(self) -> frozenset[str]:
@@ -135,7 +136,7 @@ class Balancing(Generation):
         listed = members(self.servers, self.fleet, facts, have)
         text = marks.text_of(have)
         served = served_models(self.servers, self.fleet, [member.label for member in listed], marks.sets(text))
-        sets = replica_sets(served, self.traffic, {member.label: member.weight for member in listed})
+        sets = replica_sets(served, self.traffic, {member.label: member.weight for member in listed}, self.method)
         listed = with_requests(listed, marks.members(text), sets, self.fleet)
         upstream = Upstream(
             name=self.engine.name,

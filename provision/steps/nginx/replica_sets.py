@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from provision.steps.nginx.traffic_shares import Traffic, version_of, weights
+from provision.steps.nginx.traffic_shares import Traffic, greatest, version_of, weights
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def replica_sets(
     served: Mapping[str, Sequence[str]],
     traffic: Traffic = MappingProxyType({}),
     own: Mapping[str, int] = MappingProxyType({}),
+    balancing: str = "",
 ) -> tuple[ReplicaSet, ...]:
     """Return the replica sets of some instances. Models with the same instances share a replica set.
 
@@ -51,6 +52,7 @@ def replica_sets(
         served: label -> names of the models, canonical and in lower case.
         traffic: the versions of public names.
         own: label -> the instance's own weight; 1 where unknown.
+        balancing: the method of the balancer, as nginx's directive.
     """
     instances: dict[str, list[str]] = {}
     for label, models in served.items():
@@ -61,7 +63,7 @@ def replica_sets(
     for model, labels in instances.items():
         models_of.setdefault((tuple(labels), tuple(traffic.get(model, {}).items())), []).append(model)
     idle = tuple(label for label, models in served.items() if not models)
-    sets = [_divided(tuple(models), *key, served, own) for key, models in models_of.items()]
+    sets = [_divided(tuple(models), *key, served, own, balancing) for key, models in models_of.items()]
     return (*sets, *([ReplicaSet((), idle)] if idle else []))
 
 
@@ -71,13 +73,15 @@ def _divided(
     shares: tuple[tuple[str, int], ...],
     served: Mapping[str, Sequence[str]],
     own: Mapping[str, int],
+    balancing: str,
 ) -> ReplicaSet:
     """Return a replica set, with weights where several versions have shares."""
     plain = ReplicaSet(models, labels, shares)
     if len(shares) < 2:
         return plain
     members = [(plain.version(served[label]), own.get(label, 1)) for label in labels]
-    return ReplicaSet(models, labels, shares, weights(members, dict(shares)))
+    limit = greatest(balancing, len(members))
+    return ReplicaSet(models, labels, shares, weights(members, dict(shares), limit))
 
 
 def models_of(sets: Sequence[ReplicaSet]) -> dict[str, tuple[str, ...]]:

@@ -12,7 +12,11 @@ from fractions import Fraction
 from math import gcd, lcm
 
 MOST = 10_000
-"""The greatest weight. `hash ... consistent` makes 160 points of 16 bytes for each unit of weight."""
+"""The greatest weight."""
+HASHED, LEAST_HASHED = 20_000, 50
+"""The greatest sum of weights under `hash ... consistent`, unless the greatest weight would be below the second number.
+nginx makes 160 points of 16 bytes for each unit, and sorts all points at each check and reload
+(ngx_http_upstream_hash_module.c; a sum of 31,000 took `nginx -t` 21 s on a busy machine)."""
 
 Traffic = Mapping[str, Mapping[str, int]]
 """Public name -> version -> percent, all names canonical and in lower case."""
@@ -30,8 +34,18 @@ def version_of(models: Sequence[str], names: Sequence[str], versions: Sequence[s
     return next((model for model in own if model not in names), own[0] if own else "")
 
 
-def weights(members: Sequence[tuple[str, int]], shares: Mapping[str, int]) -> tuple[int, ...]:
-    """Return the weight of each member of an upstream, from 1 to `MOST`.
+def greatest(balancing: str, count: int) -> int:
+    """Return the greatest weight of a member of an upstream with shares.
+
+    Args:
+        balancing: the method of the balancer, as nginx's directive.
+        count: the number of members.
+    """
+    return max(LEAST_HASHED, min(MOST, HASHED // max(count, 1))) if balancing.startswith("hash ") else MOST
+
+
+def weights(members: Sequence[tuple[str, int]], shares: Mapping[str, int], limit: int = MOST) -> tuple[int, ...]:
+    """Return the weight of each member of an upstream, from 1 to a limit.
 
     The instances of a version divide its share by their own weights. A version without instances leaves its share to
     the others.
@@ -39,6 +53,7 @@ def weights(members: Sequence[tuple[str, int]], shares: Mapping[str, int]) -> tu
     Args:
         members: version and own weight of each instance.
         shares: version -> percent; every version of a member has at least 1.
+        limit: the greatest weight.
     """
     if not members:
         return ()
@@ -50,9 +65,9 @@ def weights(members: Sequence[tuple[str, int]], shares: Mapping[str, int]) -> tu
     whole = [int(each * scale) for each in exact]
     common = gcd(*whole)
     most = max(whole) // common
-    if most <= MOST:
+    if most <= limit:
         return tuple(each // common for each in whole)
-    return tuple(max(1, round(Fraction(each * MOST, most * common))) for each in whole)
+    return tuple(max(1, round(Fraction(each * limit, most * common))) for each in whole)
 
 
 def method(balancing: str) -> str:
