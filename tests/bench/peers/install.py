@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -19,20 +19,21 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "provision-bench"
 
 
-def installed(name: str, say: Callable[[str], None]) -> Path:
+def installed(name: str, say: Callable[[str], None], pinned: Mapping[str, Sequence[str]] = PINNED) -> Path:
     """The folder of a peer's programs; a missing or otherwise pinned peer is installed first.
 
     Args:
-        name: a key of `PINNED`.
+        name: a key of `pinned`.
         say: called with a line before each long step.
+        pinned: name of a peer -> its pinned packages.
     """
     folder = cache() / name
     stamp = folder / "pinned"
-    if not stamp.exists() or stamp.read_text() != "\n".join(PINNED[name]):
-        say(f"installing {' '.join(PINNED[name])}")
+    if not stamp.exists() or stamp.read_text() != "\n".join(pinned[name]):
+        say(f"installing {' '.join(pinned[name])}")
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([folder / "bin/pip", "install", "--quiet", *PINNED[name]], check=True)
-        stamp.write_text("\n".join(PINNED[name]))
+        subprocess.run([folder / "bin/pip", "install", "--quiet", *pinned[name]], check=True)
+        stamp.write_text("\n".join(pinned[name]))
     return folder / "bin"
 
 
