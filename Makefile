@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 REPORT = $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 
-.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-vm test-browser test-newest update example bench bench-balancer bench-many bench-roll clean
+.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-vm test-browser test-newest update example bench bench-balancer bench-gateway bench-many bench-roll clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -82,6 +82,9 @@ bench: .venv/installed ## Against the peers on the same hosts; writes docs/perfo
 
 bench-balancer: .venv/installed ## Our balancer against the guide's; writes docs/balancer.md (10 minutes)
 	$(SUDO) $(BIN)/python -m tests.bench.balancer $(ARGS)
+
+bench-gateway: .venv/installed ## The gateway against plain nginx and LiteLLM; writes docs/performance.md (8 minutes; ARGS="--small" for a look)
+	$(SUDO) $(BIN)/python -m tests.bench.gateway $(ARGS)
 
 bench-many: .venv/installed ## The controller alone with up to 200 hosts; writes docs/performance.md
 	$(SUDO) $(BIN)/python -m tests.bench.many $(ARGS)

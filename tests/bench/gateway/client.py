@@ -12,6 +12,7 @@ from dataclasses import dataclass
 CHAT = "/v1/chat/completions"
 _EVENT, _LINE = b"data: {", b'{"model"'
 _ENDS = (b"[DONE]", b'"done":true')
+_CLOSES, _LAST_CHUNK = b"\r\nconnection: close", b"0\r\n\r\n"
 _TAIL = 32  # bytes of an answer that are looked at again with the next piece
 
 
@@ -38,6 +39,7 @@ class Ask:
         key: the client's key.
         tokens: tokens of the answer.
         pace: milliseconds between two tokens; 0 for all at once.
+        keeps: whether the client asks the server to keep the connection.
     """
 
     place: Place
@@ -45,10 +47,11 @@ class Ask:
     key: str
     tokens: int = 4
     pace: int = 0
+    keeps: bool = False
 
     @property
     def bytes(self) -> bytes:
-        """The whole request, on a connection of its own."""
+        """The whole request."""
         body = {
             "model": self.model,
             "stream": True,
@@ -57,10 +60,10 @@ class Ask:
             "stream_options": {"include_usage": True},
             "messages": [{"role": "user", "content": "Why is the sky blue? " * 20}],
         }
-        return post(self.place, CHAT, self.key, json.dumps(body).encode())
+        return post(self.place, CHAT, self.key, json.dumps(body).encode(), keeps=self.keeps)
 
 
-def post(place: Place, path: str, key: str, body: bytes) -> bytes:
+def post(place: Place, path: str, key: str, body: bytes, *, keeps: bool = False) -> bytes:
     """Return a request with a body of JSON.
 
     Args:
@@ -68,9 +71,11 @@ def post(place: Place, path: str, key: str, body: bytes) -> bytes:
         path: the path.
         key: the client's key.
         body: the body.
+        keeps: whether the client asks the server to keep the connection.
     """
+    connection = "keep-alive" if keeps else "close"
     lines = [f"POST {path} HTTP/1.1", f"Host: {place.address}:{place.port}", "Content-Type: application/json"]
-    lines += [f"Authorization: Bearer {key}", f"Content-Length: {len(body)}", "Connection: close", "", ""]
+    lines += [f"Authorization: Bearer {key}", f"Content-Length: {len(body)}", f"Connection: {connection}", "", ""]
     return "\r\n".join(lines).encode() + body
 
 
@@ -139,27 +144,71 @@ class Answer:
             self.failure = "closed" if self.first is None else "cut"
 
 
+class Caller:
+    """A client that waits for each whole answer and does nothing else meanwhile, so that the times are exact.
+
+    The client keeps its connection for as long as the server does, as the SDKs do.
+
+    Args:
+        timeout: seconds of silence after which the client gives up.
+    """
+
+    def __init__(self, timeout: float = 60.0) -> None:
+        self._timeout = timeout
+        self._open: dict[Place, socket.socket] = {}
+
+    def ask(self, ask: Ask) -> Answer:
+        """Send a request and return the whole answer.
+
+        Args:
+            ask: the request.
+        """
+        request, answer = ask.bytes, Answer(time.monotonic())
+        connection = self._open.pop(ask.place, None)
+        try:
+            connection = connection or socket.create_connection((ask.place.address, ask.place.port), self._timeout)
+            connection.sendall(request)
+            if _read(connection, answer):
+                self._open[ask.place], connection = connection, None
+        except TimeoutError:
+            answer.failure = "silent"
+        except ConnectionRefusedError:
+            answer.failure = "refused"
+        except OSError:
+            pass
+        finally:
+            if connection:
+                connection.close()
+        answer.end()
+        return answer
+
+    def close(self) -> None:
+        """Close all connections."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def _read(connection: socket.socket, answer: Answer) -> bool:
+    """Read an answer, and return whether the server keeps the connection."""
+    keeps = True
+    while data := connection.recv(65536):
+        if not answer.status:
+            keeps = _CLOSES not in data.lower()
+        answer.take(data, time.monotonic())
+        if keeps and answer.done and data.endswith(_LAST_CHUNK):
+            return True
+    return False
+
+
 def asked(ask: Ask, timeout: float = 60.0) -> Answer:
-    """Send a request, wait for the whole answer, and do nothing else meanwhile: the times are exact.
+    """Send a request on a connection of its own, and return the whole answer.
 
     Args:
         ask: the request.
         timeout: seconds of silence after which the client gives up.
     """
-    request, answer = ask.bytes, Answer(time.monotonic())
-    try:
-        with closing(socket.create_connection((ask.place.address, ask.place.port), timeout=timeout)) as connection:
-            connection.sendall(request)
-            while data := connection.recv(65536):
-                answer.take(data, time.monotonic())
-    except TimeoutError:
-        answer.failure = "silent"
-    except ConnectionRefusedError:
-        answer.failure = "refused"
-    except OSError:
-        pass
-    answer.end()
-    return answer
+    with closing(Caller(timeout)) as caller:
+        return caller.ask(ask)
 
 
 class Stream(asyncio.Protocol):

@@ -1,16 +1,18 @@
 """Requests one after the other, for the time to the first token, and side by side, for their number."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
-from tests.bench.gateway.client import Answer, asked, keep_asking
+from tests.bench.gateway.client import Answer, Caller, keep_asking
 from tests.bench.gateway.places import DIRECT, Front
 from tests.bench.gateway.rig import Rig
 from tests.bench.gateway.usage import usage
 
-_WARM = 5  # requests that are not counted
+_WARM = 8  # requests that are not counted
 
 
 def firsts(rig: Rig, count: int) -> Mapping[str, list[Answer]]:
@@ -22,10 +24,12 @@ def firsts(rig: Rig, count: int) -> Mapping[str, list[Answer]]:
     """
     fronts = list(rig.fronts.values())
     found: dict[str, list[Answer]] = {front.name: [] for front in fronts}
-    for number in range(count + _WARM):
-        begin = number % len(fronts)
-        for front in fronts[begin:] + fronts[:begin]:
-            found[front.name].append(asked(rig.ask(front, number)))
+    with closing(Caller()) as caller:
+        for number in range(count + _WARM):
+            begin = number % len(fronts)
+            for front in fronts[begin:] + fronts[:begin]:
+                ask = dataclasses.replace(rig.ask(front, number), keeps=True)
+                found[front.name].append(caller.ask(ask))
     return {name: answers[_WARM:] for name, answers in found.items()}
 
 

@@ -91,6 +91,8 @@ def _flooding(rig: Rig, front: Front) -> Iterator[Counter[str]]:
         try:
             process.stdin.write(json.dumps(asks) + "\n")
             process.stdin.flush()
+            assert process.stdout is not None
+            process.stdout.readline()
             yield statuses
             said, _ = process.communicate(timeout=60)
             statuses.update(json.loads(said))
@@ -99,8 +101,9 @@ def _flooding(rig: Rig, front: Front) -> Iterator[Counter[str]]:
 
 
 async def _flood(asks: list[Ask]) -> Counter[str]:
-    """Flood until the end of standard input, and return the number of answers for each status or failure."""
+    """Say that the flood begins, flood until the end of standard input, and count the statuses and failures."""
     ended = asyncio.Event()
+    print("the flood begins", flush=True)
     asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
     answers = await ask_at(lambda number: asks[number % len(asks)], RATE, MOST, ended)
     return Counter(answer.failure or str(answer.status) for answer in answers)

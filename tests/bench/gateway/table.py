@@ -1,5 +1,6 @@
 """The figures as Markdown: a row for each figure, with the standing of ours beside LiteLLM, and the goals."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,12 +30,15 @@ class Row:
 
     @property
     def standing(self) -> str:
-        """The standing of ours beside LiteLLM; empty where a figure is missing."""
+        """The standing of ours beside LiteLLM; empty where nobody has measured. Who has not a single good answer is
+        behind."""
         if OURS not in self.figures or LITELLM not in self.figures:
             return ""
         ours, others = self.figures[OURS], self.figures[LITELLM]
-        if ours == others:
+        if ours == others or (math.isnan(ours) and math.isnan(others)):
             return EVEN
+        if math.isnan(ours) or math.isnan(others):
+            return BEHIND if math.isnan(ours) else AHEAD
         return AHEAD if (ours > others) == self.more else BEHIND
 
     def cell(self, name: str) -> str:
@@ -53,6 +57,8 @@ def number(value: float) -> str:
     Args:
         value: the number.
     """
+    if math.isnan(value):
+        return "-"
     if value == int(value):
         return f"{int(value):,}"
     size = abs(value)
