@@ -12,7 +12,7 @@ from tests.bench.gateway.places import DIRECT, Front
 from tests.bench.gateway.rig import Rig
 from tests.bench.gateway.usage import usage
 
-_WARM = 8  # requests that are not counted
+_WARM, _WARM_SECONDS = 8, 1.0  # requests that are not counted, and seconds
 
 
 def firsts(rig: Rig, count: int) -> Mapping[str, list[Answer]]:
@@ -59,6 +59,8 @@ def side_by_side(rig: Rig, rounds: int, clients: int, seconds: float) -> Mapping
         clients: number of clients, each with a request at a time.
         seconds: length of a round.
     """
+    for front in rig.fronts.values():
+        _round(rig, front, clients, _WARM_SECONDS, Served())
     found = {name: Served() for name in rig.fronts}
     for number in range(rounds):
         for front in rig.fronts.values():

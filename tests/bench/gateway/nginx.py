@@ -16,7 +16,7 @@ from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
 from tests.bench.gateway.client import Place
 from tests.bench.gateway.places import CONCURRENCY, HOSTS, MODELS, Front
-from tests.bench.gateway.processes import started, wait_for
+from tests.bench.gateway.processes import demand_free, started, wait_for
 from tests.bench.measure import BenchError
 from tests.gateway.packaged_nginx import PackagedNginx
 
@@ -128,6 +128,7 @@ def balancing(
     checked = subprocess.run([*words, "-t"], capture_output=True, text=True, check=False)
     if checked.returncode:
         raise BenchError(f"nginx refuses the configuration of {name}\n{checked.stderr}")
+    demand_free(place)
     with started(words, folder, folder, signal.SIGTERM) as process:
         wait_for(place, process, STARTS)
         yield Front(name, place, process.pid, made)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import urllib.error
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from tests.bench.gateway.client import Place
 from tests.bench.gateway.places import CONCURRENCY, INSTANCES, LITELLM, Front
-from tests.bench.gateway.processes import started, stopped, wait_for
+from tests.bench.gateway.processes import demand_free, started, stopped, wait_for
 from tests.bench.measure import BenchError
 
 PINNED = {"litellm": ("litellm[proxy]==1.106.12",)}
@@ -20,7 +21,8 @@ PINNED = {"litellm": ("litellm[proxy]==1.106.12",)}
 PLACE = Place("127.24.0.99", 4000)
 WORKERS = 2
 RETRIES = 2
-STARTS = 180.0  # seconds; an idle machine needs a tenth
+STARTS = 300.0  # seconds; an idle machine needs a tenth
+PATIENCE = 600  # seconds; by default a worker process that loads its modules for five seconds is killed and begins anew
 KEYS = {name: f"sk-bench-{name}-0123456789abcdef" for name in CONCURRENCY}
 _AUTH = Path(__file__).with_name("peer_keys.py")
 _QUIET = {
@@ -69,15 +71,19 @@ class Peer:
         self._words = [
             *(str(programs / "litellm"), "--config", str(folder / "config.yaml")),
             *("--host", PLACE.address, "--port", str(PLACE.port), "--num_workers", str(WORKERS)),
+            *("--timeout_worker_healthcheck", str(PATIENCE)),
         ]
-        self._env = {**os.environ, **_QUIET, "PATH": f"{programs}:{os.environ['PATH']}"}
+        master = f"sk-{secrets.token_hex(32)}"
+        self._env = {**os.environ, **_QUIET, "LITELLM_MASTER_KEY": master, "PATH": f"{programs}:{os.environ['PATH']}"}
 
     def start(self) -> None:
-        """Start the proxy and wait until the proxy listens."""
+        """Start the proxy and wait until the proxy answers: the port is open long before."""
+        demand_free(PLACE)
         self._process = self._stack.enter_context(
             started(self._words, self._folder, self._folder, signal.SIGTERM, self._env)
         )
         wait_for(PLACE, self._process, STARTS)
+        _refuses_strangers()
 
     @property
     def front(self) -> Front:
@@ -108,7 +114,6 @@ def proxying(programs: Path, folder: Path) -> Iterator[Peer]:
     peer = Peer(programs, folder)
     try:
         peer.start()
-        _refuses_strangers()
         yield peer
     finally:
         peer.close()
@@ -120,7 +125,7 @@ def _refuses_strangers() -> None:
         f"http://{PLACE.address}:{PLACE.port}/v1/models", headers={"Authorization": "Bearer x"}
     )
     try:
-        urllib.request.urlopen(asked, timeout=60).close()  # noqa: S310 - loopback
+        urllib.request.urlopen(asked, timeout=STARTS).close()  # noqa: S310 - loopback
     except urllib.error.HTTPError as error:
         if error.code in (400, 401, 403, 500):
             return

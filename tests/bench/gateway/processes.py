@@ -64,6 +64,20 @@ def _kill_session(process: "subprocess.Popen[bytes]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def demand_free(place: Place) -> None:
+    """Refuse an address where another program listens, such as a second bench.
+
+    Args:
+        place: the address.
+
+    Raises:
+        BenchError: somebody listens.
+    """
+    with suppress(OSError):
+        socket.create_connection((place.address, place.port), timeout=1).close()
+        raise BenchError(f"another program listens at {place.address}:{place.port}: is a second bench running?")
+
+
 def wait_for(place: Place, process: "subprocess.Popen[bytes]", seconds: float) -> None:
     """Wait until a program listens.
 

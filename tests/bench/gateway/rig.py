@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bench.gateway import nginx, peer
 from tests.bench.gateway.client import Ask, Place
 from tests.bench.gateway.places import ALL_INSTANCES, DIRECT, LITELLM, LOAD, MODELS, OURS, PLAIN, UNCOUNTED, Front
-from tests.bench.gateway.processes import started, wait_for
+from tests.bench.gateway.processes import demand_free, started, wait_for
 from tests.gateway import packaged_nginx
 
 _ROOT = Path(__file__).parents[3]
@@ -112,6 +112,7 @@ class Rig:
 
     def revive(self, place: Place) -> None:
         """Start an instance."""
+        demand_free(place)
         words = [sys.executable, "-m", "tests.bench.gateway.instance", place.address, str(place.port)]
         with ExitStack() as stack:
             process = stack.enter_context(started(words, _ROOT, self._folder, signal.SIGKILL))
