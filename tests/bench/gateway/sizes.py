@@ -25,14 +25,14 @@ class Sizes:
 
     firsts: int = 500
     rounds: int = 3
-    seconds: float = 4.0
+    seconds: float = 3.0
     clients: int = 32
     streams: int = 1000
     many: int = 5000
-    hold: float = 8.0
+    hold: float = 6.0
     fast: int = 40
-    cycles: int = 3
-    flood: float = 6.0
+    cycles: int = 2
+    flood: float = 5.0
     flood_rounds: int = 2
     trouble: float = 6.0
     repeats: int = 3
