@@ -196,7 +196,10 @@ Fingerprint = Annotated[
 ImageRef = Annotated[str, _check("an image such as NAME:TAG or NAME@sha256:DIGEST", 500, _IMAGE.fullmatch)]
 ModelName = Annotated[str, _check("a model such as deepseek-r1:32b or HOST/SPACE/NAME:TAG", 400, _MODEL.fullmatch)]
 AbsolutePath = Annotated[str, _check("an absolute path without '..'", 1000, _is_absolute)]
-Address = Annotated[str, _check("an IP address", 45, is_address)]
+Address = Annotated[
+    str, _check("an IP address", 45, is_address), AfterValidator(lambda value: str(ipaddress.ip_address(value)))
+]
+"""In its short form, as `ss` and nginx show an address: fd00::1 for FD00:0::1."""
 Network = Annotated[str, _check("an IPv4 address or network such as 10.0.0.0/24", 31, _is_network)]
 IpNetwork = Annotated[str, _check("an IP address or network such as 10.0.0.0/24 or fd00::/64", 49, _is_ip_network)]
 Version = Annotated[str, _check("a version such as 1.26.3 or 5:29.1.3-1~debian.13~trixie", 100, _VERSION.fullmatch)]

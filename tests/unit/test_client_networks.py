@@ -55,7 +55,7 @@ def test_without_the_keys_nothing_changes() -> None:
         ({"status_listen": ["::"], "status_allow": ["10.0.0.1"]}, ("status_listen", 0), "must be an address"),
         ({"status_listen": ["127.0.0.1"], "status_allow": ["10.0.0.1"]}, ("status_listen", 0), "must be an address"),
         (
-            {"status_listen": ["::1", "::1"], "status_allow": ["10.0.0.1"]},
+            {"status_listen": ["FD00:0::1", "fd00::1"], "status_allow": ["10.0.0.1"]},
             ("status_listen", 1),
             "names an address twice",
         ),

@@ -114,6 +114,7 @@ def test_values_are_normalised() -> None:
         "value": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
     }
     assert settings_of("Size")(value="8G").model_dump() == {"value": "8g"}
+    assert settings_of("Address")(value="FD00:0::1").model_dump() == {"value": "fd00::1"}
     assert settings_of("Duration")(value=-1).model_dump() == {"value": "-1"}
 
 
