@@ -347,7 +347,11 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 def _refused(url: str, status: int, *, with_key: bool) -> ProvisionError:
     if status in (401, 403):
         complaint = "refuses this key" if with_key else "wants a key"
-        return UsageError(f"{url} {complaint} (HTTP {status})", "give it by --api-key env:NAME or --api-key file:PATH")
+        hint = "give it by --api-key env:NAME or --api-key file:PATH"
+        if status == 403:
+            complaint += ", or takes no requests from this machine"
+            hint += "; balancer.allow names the machines"
+        return UsageError(f"{url} {complaint} (HTTP {status})", hint)
     if status >= 500:
         return HostError(f"{url} answers HTTP {status}", "see `provision verify`")
     return UsageError(f"this is no Ollama endpoint: {url} answers HTTP {status}", "is the port right?")

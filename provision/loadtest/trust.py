@@ -89,10 +89,13 @@ def with_files(trust: Trust, authorities: str, client: str) -> Trust:
     """
     if authorities:
         try:
-            with Path(authorities).expanduser().open(encoding="ascii") as file:
-                text = file.read(LARGEST)
-        except (OSError, UnicodeError) as error:
+            # Bundles have comments in any language, and certificates in PEM are ASCII.
+            with Path(authorities).expanduser().open(encoding="ascii", errors="ignore") as file:
+                text = file.read(LARGEST + 1)
+        except OSError as error:
             raise UsageError(f"--ca {authorities} cannot be read: {type(error).__name__}") from None
+        if len(text) > LARGEST:
+            raise UsageError(f"--ca {authorities} is larger than {LARGEST >> 20} MiB")
         if "-----BEGIN CERTIFICATE-----" not in text:
             raise UsageError(f"--ca {authorities} holds no certificate in PEM")
         trust = dataclasses.replace(trust, authorities=text)

@@ -98,6 +98,7 @@ def test_a_simulated_server_is_called_simulated(serve):
         ({"/api/version": (200, "[" * 9000)}, "no Ollama endpoint"),
         ({"/api/version": (302, "")}, "302"),
         ({"/api/version": (401, "")}, "wants a key"),
+        ({"/api/version": (403, "")}, "wants a key, or takes no requests from this machine"),
         ({"/api/version": (503, "")}, "answers HTTP 503"),
         ({**ollama(), "/api/tags": (200, '{"models":[3,{"name":4}]}')}, "has no model m:1b"),
         (ollama("m:2b"), "has no model m:1b"),

@@ -140,6 +140,14 @@ def test_files_beyond_use_are_named_before_any_request(tmp_path: Path, ca: str, 
         trust.with_files(Trust(), ca and str(tmp_path / ca), client and str(tmp_path / client))
 
 
+def test_authorities_may_stand_in_a_bundle_with_comments_of_any_language(tmp_path: Path) -> None:
+    bundle = put(tmp_path / "bundle.pem", "# Főtanúsítvány\n".encode(), ROOT.pem, "# Müller\n".encode("latin-1"))
+    assert trust.with_files(Trust(), str(bundle), "").context().get_ca_certs()[0]["serialNumber"]
+    put(bundle, ROOT.pem * (trust.LARGEST // len(ROOT.pem) + 1))
+    with pytest.raises(UsageError, match=r"bundle.pem is larger than 1 MiB"):
+        trust.with_files(Trust(), str(bundle), "")
+
+
 def test_the_inventory_gives_scheme_authorities_and_names(tmp_path: Path) -> None:
     plain = loaded(tmp_path, "null")
     assert target.of_inventory(plain, plain.hosts).trust == Trust()
