@@ -114,7 +114,7 @@ def test_each_model_is_asked_for_and_streamed_by_tls(tmp_path: Path) -> None:
 def test_an_early_end_is_a_warning_and_no_failure(tmp_path: Path) -> None:
     step = config(loaded(tmp_path))
     passed, _ = checks(step, {**WELL, "left": str(12 * 86400 + 5)}, {**CODES, **refused_by(step)})
-    assert passed["warning: the certificate ends in 12 days: `provision deploy` brings a new one"]
+    assert passed["warning: the certificate ends in 12 days (docs/runbooks/renew-certificates.md)"]
     assert all(passed.values())
 
 

@@ -163,7 +163,7 @@ def _ends(left: str) -> Iterator[Check]:
     yield Check("the certificate has not ended", seconds is not None and seconds > 0, True)
     if seconds is not None and 0 < seconds < SOON * DAY:
         days = seconds // DAY
-        yield Check(f"{WARNING}the certificate ends in {days} days: `provision deploy` brings a new one", True, True)
+        yield Check(f"{WARNING}the certificate ends in {days} days (docs/runbooks/renew-certificates.md)", True, True)
 
 
 def _named(name: str) -> tuple[str, ...]:
