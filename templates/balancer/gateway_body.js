@@ -71,15 +71,22 @@ function refused(refusal) {
     return {object: null, text: '', model: '', refusal: refusal};
 }
 
+/* Return whether `name` has the model. The program ollama sends both keys, and leaves `model` empty (cmd/cmd.go of
+   Ollama 0.17, ShowHandler); a server takes `name` then (server/routes.go). */
+function isOldName(object, own, folded) {
+    const first = folded.indexOf('model');
+    const isEmpty = first >= 0 && object[own[first]] === '' && folded.indexOf('model', first + 1) < 0;
+    return first < 0 || (isEmpty && own[first] === 'model' && folded.indexOf('name') >= 0);
+}
+
 function named(object, text, path) {
     const own = Object.keys(object);
     if (own.length > MOST_KEYS) {
         return refused(answers.invalid('the body has more than ' + MOST_KEYS + ' keys'));
     }
     const folded = own.map(fold);
-    const first = folded.indexOf('model');
-    const key = first < 0 && path.old_name ? 'name' : 'model';
-    const place = first < 0 ? folded.indexOf(key) : first;
+    const key = path.old_name && isOldName(object, own, folded) ? 'name' : 'model';
+    const place = folded.indexOf(key);
     if (place < 0) {
         return refused(answers.invalid('the body has no key "model"'));
     }

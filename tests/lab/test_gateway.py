@@ -94,6 +94,19 @@ def test_a_nested_key_model_is_no_second_model(front: Balancer) -> None:
     assert [found for _, found in front.taken()] == [body, {**body, "model": "tiny:latest"}]
 
 
+def test_the_program_ollama_names_the_model_of_show_by_name(front: Balancer) -> None:
+    """Its body has `model` too, which is empty; of a real program in tests/real/test_clients.py."""
+    sent = {"model": "", "system": "", "template": "", "verbose": False, "options": None, "name": "tiny"}
+    assert front.post("/api/show", sent).status == 200
+    assert front.post("/api/show", {**sent, "model": "tiny", "name": ""}).status == 200
+    assert front.taken() == [("ollama_2", {"model": "tiny:latest", "verbose": False})] * 2
+    for other in ({"name": ""}, {"Model": "deepseek-r1:32b"}, {"Name": "deepseek-r1:32b"}, {"name": 1}):
+        assert front.post("/api/show", {**sent, **other}).status == 400
+    assert front.post("/api/chat", sent).status == 400
+    assert front.post("/api/show", {**sent, "name": "deepseek-r1:32b"}, key=BOB).status == 403
+    assert front.taken() == []
+
+
 def test_a_body_with_many_keys_model_is_written_anew(front: Balancer) -> None:
     """A search for every key would take seconds for a large body. The last of two equal keys wins, as in Go."""
     nested = b'"messages":[' + b",".join([b'{"model":"x"}'] * 9) + b"]"

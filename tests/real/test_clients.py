@@ -3,11 +3,16 @@
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from provision.roles.balancer_gateway import Client, Gateway, Served
+from tests.gateway import packaged_nginx
+from tests.gateway.running import RunningGateway, running
 from tests.real import balancer
 from tests.real.balancer import Balancer
 from tests.real.install.programs import Programs
@@ -109,4 +114,47 @@ def test_the_program_ollama_is_refused(
     done = pair[0].client(*words, port=front.port)
     assert done.returncode == 1, done
     assert "this path is not open here" in done.stderr
+    noted.evidence = f"exit 1: {done.stderr.strip().splitlines()[-1]}"
+
+
+DETAILS = {"digest": "a" * 64, "size": 7, "modified_at": "2026-12-01T00:00:00Z"}
+OPEN = Gateway(models={name: Served({"": "ollama"}, DETAILS) for name in (CHAT, BRIEF)})
+"""The gateway of a balancer that reads bodies, without keys."""
+
+
+@contextmanager
+def gateway(folder: Path, served: Gateway, pair: list[Instance]) -> Iterator[RunningGateway]:
+    """Run a gateway in front of the instances."""
+    folder.mkdir()
+    with running(
+        packaged_nginx.unpacked(), folder, served, {"ollama": [instance.port for instance in pair]}
+    ) as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(("list",), BRIEF), (("show", CHAT), "gemma3"), (("run", BRIEF, "Say yes."), "")],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_program_ollama_at_a_balancer_that_reads_bodies(
+    words: tuple[str, ...], expected: str, tmp_path: Path, pair: list[Instance], noted: Noted
+) -> None:
+    with gateway(tmp_path / "nginx", OPEN, pair) as front:
+        done = pair[0].client(*words, port=front.port)
+    assert done.returncode == 0, done
+    assert expected in done.stdout
+    noted.evidence = f"exit 0{f': {expected}' if expected else ''}"
+
+
+@pytest.mark.parametrize("words", [("list",), ("run", BRIEF, "Say yes.")], ids=" ".join)
+def test_the_program_ollama_has_no_key_and_is_not_sent_to_sign_in(
+    words: tuple[str, ...], tmp_path: Path, pair: list[Instance], noted: Noted
+) -> None:
+    with gateway(tmp_path / "nginx", replace(OPEN, clients=(Client("alice"),)), pair) as front:
+        done = pair[0].client(*words, port=front.port)
+        assert {row["refused"] for row in front.rows} == {"no key"}
+    assert done.returncode == 1, done
+    assert done.stderr.startswith("Error: something went wrong"), done
+    assert "sign" not in done.stderr.lower(), done
     noted.evidence = f"exit 1: {done.stderr.strip().splitlines()[-1]}"
