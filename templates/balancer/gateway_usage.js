@@ -46,6 +46,9 @@ function of(r, shape) {
 }
 
 function counted(r, shape) {
+    if (r.uri.endsWith('/api/show')) {
+        return NOTHING;  // nothing is generated
+    }
     const text = tail();
     const stream = String(r.headersOut['Content-Type'] || '').startsWith('text/event-stream');
     const found = shape === 'native' ? ofNative(text) : shape === 'anthropic' ? ofAnthropic(text, stream) : ofOpenai(text, stream);

@@ -40,13 +40,14 @@ def test_the_log_of_nginx_gives_the_tokens_of_each_key(tmp_path: Path) -> None:
         assert balancer.post(CHAT, {"model": "tiny", "stream": True}).status == 200
         hostile = {"X_Stainless_Read_Timeout": ASIDE, "User_Agent": ASIDE}
         assert balancer.post("/api/chat", {"model": "tiny", ASIDE: 1}, key=BOB, **hostile).status == 200
+        assert balancer.post("/api/show", {"model": "tiny"}, key=BOB).status == 200
         balancer.ask("GET", f"/v1/models/{ASIDE}", key=BOB)
         found = rows(balancer)
         alice = found["alice", hashed(ALICE)[:8], "tiny:latest", 0, ""]
         assert (alice.requests, alice.estimated, alice.uncounted) == (4, 1, 0)
         assert (alice.tokens_in, alice.tokens_out) == (3 * PROMPT_TOKENS, 4 * TOKENS + 1)
         bob = found["bob", hashed(BOB)[:8], "tiny:latest", 0, ""]
-        assert (bob.requests, bob.tokens_in, bob.tokens_out) == (1, PROMPT_TOKENS, TOKENS)
+        assert (bob.requests, bob.tokens_in, bob.tokens_out, bob.estimated) == (2, PROMPT_TOKENS, TOKENS, 0)
         assert {row.client for row in found.values()} == {"alice", "bob"}
 
 
