@@ -174,14 +174,16 @@ def scripts(found: Figures, sizes: Sizes) -> str:
         ("of that the scripts", {name: token[name] - token[PLAIN] for name in (OURS, UNCOUNTED)}),
         ("memory of a token until the answer ends, bytes", kept),
         (f"memory with {sizes.many:,} open streams, MB", _memory(found.many)),
-        ("memory of an open stream, kB", {name: _each(held) for name, held in found.many.items()}),
+        ("memory of an open stream, kB", {name: _each(found, name) for name in _HEADINGS}),
     )
     cells = [[title, *(number(by[name]) if name in by else "-" for name in _HEADINGS)] for title, by in lines]
     return page.table(["", *_HEADINGS], cells)
 
 
-def _each(held: Held) -> float:
-    return (held.memory - held.before) / max(held.held, 1) / 1000
+def _each(found: Figures, name: str) -> float:
+    """Return kB of memory of an open stream, over the memory before any streams: nginx gives little memory back."""
+    many = found.many[name]
+    return (many.memory - found.held[name].before) / max(many.held, 1) / 1000
 
 
 def stalls(found: Figures) -> str:
