@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ CURVES = ("secp256r1", "secp384r1", "secp521r1")
 """The curves of certificates that clients know: RFC 8446 4.2.3. OpenSSL's client refuses others by default."""
 LEAST_BITS = 2048
 """Bits of an RSA key, at least: OpenSSL's security level 2, Debian's default, refuses shorter keys."""
+_KEY = re.compile(rb"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 
 
 class UnusableError(Exception):
@@ -85,6 +87,16 @@ def private_key(data: bytes) -> Any:
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < LEAST_BITS:
         raise UnusableError(f"has {key.key_size} bits, and clients refuse less than {LEAST_BITS}: make a new key")
     return key
+
+
+def key_alone(data: bytes) -> bytes:
+    """Return the first private key of a file in PEM, without blanks: OpenSSL reads no key behind blanks.
+
+    Args:
+        data: the bytes of a file with a key.
+    """
+    found = _KEY.search(data)
+    return b"".join(line.strip() + b"\n" for line in found[0].splitlines()) if found else data
 
 
 def names(certificate: Certificate) -> tuple[str, ...]:

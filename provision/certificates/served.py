@@ -151,7 +151,7 @@ def _given(sources: Sources, now: dt.datetime, report: Report) -> ServerCertific
     try:
         data = authority.read_key(sources.key or Path())
         chain.private_key(data)
-        key = data
+        key = chain.key_alone(data)
     except UnusableError as error:
         report("key", f"{sources.key} {error}")
     try:

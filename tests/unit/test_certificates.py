@@ -60,6 +60,22 @@ def test_a_key_in_the_file_of_the_certificates_goes_nowhere_but_into_the_key(tmp
     assert b"PRIVATE KEY" not in found.chain + found.trust
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbf" + LEAF.key_pem,
+        LEAF.key_pem.replace(b"\n", b"\r\n"),
+        LEAF.key_pem.replace(b"-----BEGIN", b"  -----BEGIN", 1),
+        b"friendlyName: M\xfcller\n" + LEAF.key_pem + LEAF.pem,
+    ],
+    ids=["byte order mark", "lines of Windows", "blanks", "of PKCS 12"],
+)
+def test_nginx_gets_the_key_of_a_file_and_nothing_else(tmp_path: Path, text: bytes) -> None:
+    found = served.read(given_files(tmp_path, LEAF, MIDDLE, key=text), NOW).certificate
+    assert found is not None
+    assert found.key.reveal().encode() == LEAF.key_pem
+
+
 def with_open_key(sources: Sources) -> Sources:
     assert sources.key is not None
     sources.key.chmod(0o644)
