@@ -1,13 +1,13 @@
 """The gateway of a balancer by nginx's JavaScript module: its scripts, their data and the parts of the configuration.
 
-The scripts are constant files. All values of an inventory are in `gateway.json`, or are names and numbers of validated
-types in the configuration.
+The scripts are constant files. All values of an inventory are in `gateway.json` and `gateway_clients.json`, or are
+names and numbers of validated types in the configuration.
 """
 
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,8 +29,9 @@ SCRIPTS = (
 RENDERED = ("gateway_http.conf", "gateway_server.conf")
 """For nginx's block `http`, and for its blocks `server`."""
 DATA = "gateway.json"
-MODES = {DATA: 0o600}
-"""The data has hashes of keys and names of clients, for root alone."""
+CLIENTS = "gateway_clients.json"
+MODES = {DATA: 0o600, CLIENTS: 0o600}
+"""The clients have hashes of keys, for root alone."""
 MANAGER = "_provision"
 """The client of the status port, for the proofs of `verify`. No client of a file can have this name."""
 SINGLE = ""
@@ -143,7 +144,7 @@ class Gateway:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The data of the scripts."""
+        """The data of the scripts, without the clients."""
         about = {"prefix": gateway_paths.ABOUT, "at": gateway_paths.ABOUT.removesuffix("/")}
         return {
             "auth": "none" if self.clients is None else "keys",
@@ -159,17 +160,6 @@ class Gateway:
             "models": {
                 name: {"pools": {pool: location(up) for pool, up in model.upstreams.items()}, "details": model.details}
                 for name, model in self.models.items()
-            },
-            "clients": {
-                client.name: {
-                    "models": _set(client.models),
-                    "pool": client.pool,
-                    "tokens_per_day": client.tokens_per_day,
-                }
-                for client in (*(self.clients or ()), Client(MANAGER))
-            },
-            "keys": {
-                key.sha256: {"client": key.client, "expires": key.expires, "revoked": key.revoked} for key in self.keys
             },
         }
 
@@ -211,6 +201,7 @@ class Gateway:
         return {
             **{name: render(f"balancer/{name}.j2", **values) for name in RENDERED},
             DATA: json.dumps(self.data, indent=1).encode(),
+            CLIENTS: clients_file(self.clients or (), self.keys),
             **{name: packaged(f"balancer/{name}") for name in SCRIPTS},
         }
 
@@ -221,6 +212,21 @@ class Gateway:
             if value := getattr(client, limit):
                 classes.setdefault(value, []).append(client.name)
         return dict(sorted(classes.items()))
+
+
+def clients_file(clients: Sequence[Client], keys: Sequence[Key]) -> bytes:
+    """Return the file of the clients and their keys, as the scripts read the file.
+
+    Args:
+        clients: the clients.
+        keys: the keys.
+    """
+    limits = {
+        client.name: {"models": _set(client.models), "pool": client.pool, "tokens_per_day": client.tokens_per_day}
+        for client in (*clients, Client(MANAGER))
+    }
+    hashes = {key.sha256: {"client": key.client, "expires": key.expires, "revoked": key.revoked} for key in keys}
+    return json.dumps({"clients": limits, "keys": hashes}, indent=1).encode()
 
 
 def of_file(known: ClientFile) -> tuple[tuple[Client, ...], tuple[Key, ...]]:

@@ -15,7 +15,17 @@ from provision.inventory import Settings as Base
 from provision.inventory.client_file import ClientFile, load
 from provision.inventory.paths import beside
 from provision.inventory.settings import KeyPath
-from provision.roles.balancer_gateway import DATA, MODES, RENDERED, SCRIPTS, Gateway, Served, of_file
+from provision.roles.balancer_gateway import (
+    CLIENTS,
+    DATA,
+    MODES,
+    RENDERED,
+    SCRIPTS,
+    Gateway,
+    Served,
+    clients_file,
+    of_file,
+)
 from provision.roles.balancer_words import few
 from provision.steps.instance.engine import Engine
 from provision.steps.nginx.balanced_engine import BalancedEngine
@@ -90,12 +100,17 @@ class BodyRouter:
     @property
     def names(self) -> frozenset[str]:
         """The names of the files."""
-        return frozenset((*SCRIPTS, *RENDERED, DATA))
+        return frozenset((*SCRIPTS, *RENDERED, DATA, CLIENTS))
 
     @property
     def is_keyed(self) -> bool:
         """Whether a client needs a key."""
         return self.known is not None
+
+    @property
+    def kept(self) -> Mapping[str, bytes]:
+        """The clients and keys of now: after a rollback a revoked key stays revoked."""
+        return {CLIENTS: clients_file(*of_file(self.known))} if self.known is not None else {}
 
     def files(self, sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Mapping[str, bytes]:
         """Return name -> bytes of the files.

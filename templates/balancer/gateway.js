@@ -1,7 +1,7 @@
 /* The gateway of a balancer: nginx calls these functions for every request, and refuses the request where a function
-   throws. `served` is the data of gateway.json (js_preload_object): frozen, and without prototypes, so a set is an object
-   whose values are true. The script is for the engine njs, 0.8.9 and later: a request has a virtual machine of its own, so
-   the variables of a module belong to a single request. */
+   throws. `served` is the data of gateway.json, `keyring` the data of gateway_clients.json (js_preload_object): frozen, and
+   without prototypes, so a set is an object whose values are true. The script is for the engine njs, 0.8.9 and later: a
+   request has a virtual machine of its own, so the variables of a module belong to a single request. */
 
 import answers from 'gateway_answers.js';
 import body from 'gateway_body.js';

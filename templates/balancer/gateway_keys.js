@@ -55,10 +55,10 @@ function ofKey(key) {
         return nobody(answers.unauthorized('unknown key', 'this key is not known here'), '');
     }
     const hash = crypto.createHash('sha256').update(key).digest('hex');
-    if (!Object.prototype.hasOwnProperty.call(served.keys, hash)) {
+    if (!Object.prototype.hasOwnProperty.call(keyring.keys, hash)) {
         return nobody(answers.unauthorized('unknown key', 'this key is not known here'), '');
     }
-    const entry = served.keys[hash];
+    const entry = keyring.keys[hash];
     const id = hash.slice(0, SHOWN);
     if (entry.revoked !== false) {
         return nobody(answers.unauthorized('revoked key', 'this key is revoked'), id);
@@ -70,10 +70,10 @@ function ofKey(key) {
 }
 
 function of(name, id) {
-    if (!Object.prototype.hasOwnProperty.call(served.clients, name)) {
+    if (!Object.prototype.hasOwnProperty.call(keyring.clients, name)) {
         throw new Error('unknown client');
     }
-    const client = served.clients[name];
+    const client = keyring.clients[name];
     return {client: name, id: id, models: client.models, pool: client.pool, tokens: client.tokens_per_day, refusal: null};
 }
 

@@ -113,7 +113,7 @@ def _keys_admit(fleet: Any) -> None:
     seen = planned.out + planned.err + done.out + done.err + json.dumps(files(fleet))
     assert alice not in seen
     assert known.keys[0].sha256 not in planned.out + done.out + done.err
-    assert fleet.on("lb-01", "stat", "-Lc", "%a %U", f"{CONFIG}/gateway.json").split() == ["600", "root"]
+    assert fleet.on("lb-01", "stat", "-Lc", "%a %U", f"{CONFIG}/gateway_clients.json").split() == ["600", "root"]
     verified = fleet.provision("verify", "--json")
     assert verified.code == 0, verified
 
@@ -130,12 +130,14 @@ def _keys_admit(fleet: Any) -> None:
     assert loaded.doc["overall"]["failed"] == 0, loaded
 
     save(fleet.folder / "clients.json", known.revoked("bob", now))
+    fleet.vars["balancer"]["max_tokens"] = 1
     run = fleet.deploy("--tags", "balancer").doc["run"]
     assert [generate(fleet, SECOND, key)[0] for key in (bob, alice)] == [403, 200]
+    assert '"max_tokens": 1,' in files(fleet)["gateway.json"]
     assert fleet.provision("rollback", run, "--yes", "--json").code == 0
-    assert generate(fleet, SECOND, bob)[0] == 200, "the file of that time is back, with the key"
+    assert '"max_tokens": 0,' in files(fleet)["gateway.json"]
+    assert [generate(fleet, SECOND, key)[0] for key in (bob, alice)] == [403, 200], "a revoked key stays revoked"
     fleet.deploy("--tags", "balancer")
-    assert generate(fleet, SECOND, bob)[0] == 403
 
 
 def _networks_come_before_keys(fleet: Any, key: str) -> None:
@@ -152,7 +154,10 @@ def _networks_come_before_keys(fleet: Any, key: str) -> None:
 
 
 def _drift_is_found(fleet: Any) -> None:
-    for edit, name in (('s/"revoked": true/"revoked": false/', "gateway.json"), ("s/'pass'/'pass '/", "gateway.js")):
+    for edit, name in (
+        ('s/"revoked": true/"revoked": false/', "gateway_clients.json"),
+        ("s/'pass'/'pass '/", "gateway.js"),
+    ):
         fleet.on("lb-01", "sed", "-i", edit, f"{CONFIG}/{name}")
         assert fleet.changes()["lb-01"] == ["config:balancer"]
         assert fleet.provision("verify", "--limit", "lb-01").code == 5

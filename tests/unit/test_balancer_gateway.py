@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from provision.inventory.client_file import ClientFile, Limits
-from provision.roles.balancer_gateway import DATA, MODES, SCRIPTS, Client, Gateway, Key, Served, of_file
+from provision.roles.balancer_gateway import CLIENTS, DATA, MODES, SCRIPTS, Client, Gateway, Key, Served, of_file
 from provision.steps.ollama import gateway_paths
 from provision.steps.ollama.engine import OLLAMA
 from tests.gateway import hostile, rules
@@ -46,14 +46,16 @@ def test_the_data_has_sets_in_place_of_arrays() -> None:
         "pools": {"": "gateway_ollama", "line": "gateway_ollama_2"},
         "details": {"size": 3},
     }
-    assert data["clients"]["bob"] == {"models": {"a:1b": True}, "pool": "", "tokens_per_day": 0}
-    assert data["keys"]["a" * 64] == {"client": "alice", "expires": 5, "revoked": False}
+    known = json.loads(text(GATEWAY, CLIENTS))
+    assert not arrays(known)
+    assert known["clients"]["bob"] == {"models": {"a:1b": True}, "pool": "", "tokens_per_day": 0}
+    assert known["keys"]["a" * 64] == {"client": "alice", "expires": 5, "revoked": False}
     assert data["auth"] == "keys"
     assert json.loads(text(replace(GATEWAY, clients=None), DATA))["auth"] == "none"
 
 
 def test_hashes_of_keys_are_for_root_alone() -> None:
-    assert MODES == {DATA: 0o600}
+    assert MODES == {DATA: 0o600, CLIENTS: 0o600}
     public = [name for name, content in GATEWAY.files.items() if b"a" * 64 in content and name not in MODES]
     assert public == []
 

@@ -11,9 +11,12 @@ from provision.inventory import Inventory
 from provision.inventory.client_file import ClientFile, Limits, save
 from provision.plan import role_interface
 from provision.roles import nginx
+from provision.roles.balancer_gateway import CLIENTS as HASHES
+from provision.roles.balancer_gateway import MODES
 from provision.steps.base import RefusalError
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
+from provision.steps.nginx.balancer_config import Balancing
 from provision.steps.nginx.build import Build
 from provision.steps.system.file_scan import Content
 from tests.unit.balancer_fleet import config, texts
@@ -103,15 +106,15 @@ def test_the_clients_of_the_file_are_in_the_data_which_nobody_else_reads(tmp_pat
     key = known(tmp_path, models=("b:1b",), concurrency=3, rate=60, tokens_per_day=5)
     inventory = load(tmp_path, CLIENTS)
     step = config(inventory).in_fleet(KNOWN)
-    found = data(inventory)
+    found = json.loads(texts(config(inventory), KNOWN)["gateway_clients.json"])
     assert found["clients"]["alice"] == {"models": {"b:1b": True}, "pool": "", "tokens_per_day": 5}
-    assert found["auth"] == "keys"
+    assert data(inventory)["auth"] == "keys"
     assert [entry["client"] for entry in found["keys"].values()] == ["alice"]
     want = step.want(HostFacts(), None)
     assert want is not None
-    assert want["odd"] == {"gateway.json": "file 0600 root:root"}
+    assert want["odd"] == dict.fromkeys(("gateway.json", "gateway_clients.json"), "file 0600 root:root")
     stored = next(iter(found["keys"]))
-    public = [content.data.decode() for name, content in want["files"].items() if name != "gateway.json"]
+    public = [content.data.decode() for name, content in want["files"].items() if name != "gateway_clients.json"]
     assert all(stored not in text and key not in text for text in (*public, repr(step), *step.diff(None, want)))
     assert key not in found
     assert "for the keys of clients.json" in step.impact(None, want)
@@ -154,15 +157,40 @@ def test_a_changed_file_of_clients_is_found_and_its_data_stay_hidden(tmp_path: P
     before = config(load(tmp_path, CLIENTS)).in_fleet(KNOWN)
     have = before.want(HostFacts(), None)
     assert have is not None
-    closed = {name: str(text) if name == "gateway.json" else text for name, text in have["files"].items()}
+    closed = {name: str(text) if name in MODES else text for name, text in have["files"].items()}
     present = {**have, "files": closed, "exe": "", "loaded": "", "touched": []}
     known(tmp_path, rate=1)
     after = config(load(tmp_path, CLIENTS)).in_fleet(KNOWN)
     want = after.want(HostFacts(), present)
     assert want is not None
-    assert after.why(present, want) == "other text in gateway.json, gateway_http.conf, gateway_server.conf"
-    assert not [line for line in after.diff(present, want) if "alice" in line and "gateway.json" in line]
-    assert isinstance(want["files"]["gateway.json"], Content)
+    assert after.why(present, want) == "other text in gateway_clients.json, gateway_http.conf, gateway_server.conf"
+    assert not [line for line in after.diff(present, want) if "alice" in line and "gateway_clients.json" in line]
+    assert isinstance(want["files"]["gateway_clients.json"], Content)
+
+
+def on_host(step: Balancing) -> dict[str, Any]:
+    """Return the state of a host with the configuration and a running nginx: of closed files only the hash."""
+    want = step.want(HostFacts(), None)
+    assert want is not None
+    files = {name: str(content) if name in MODES else content for name, content in want["files"].items()}
+    return {**want, "files": files, "exe": step.binary, "loaded": want["id"], "touched": []}
+
+
+def test_a_revoked_key_stays_revoked_after_a_rollback(tmp_path: Path) -> None:
+    known(tmp_path)
+    past = on_host(config(load(tmp_path, f"{CLIENTS}, max_tokens: 7")).in_fleet(KNOWN))
+    clients, _ = ClientFile().added("alice", Limits(), 100)
+    save(tmp_path / "clients.json", clients.revoked("alice", 200))
+    after = config(load(tmp_path, CLIENTS)).in_fleet(KNOWN)
+    want = after.restore(HostFacts(), on_host(after), past)
+    assert want is not None
+    assert want["files"]["gateway.json"] == past["files"]["gateway.json"], "the other settings are those of the past"
+    assert [key["revoked"] for key in json.loads(want["files"][HASHES].data)["keys"].values()] == [True]
+    assert want["odd"] == past["odd"], "the hashes are for root alone"
+    nobody = config(load(tmp_path, "router: njs")).in_fleet(KNOWN)
+    undone = nobody.restore(HostFacts(), on_host(nobody), past)
+    assert undone is not None
+    assert undone["files"][HASHES] == past["files"][HASHES], "an inventory without clients has no word about keys"
 
 
 @pytest.mark.parametrize(

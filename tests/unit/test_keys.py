@@ -306,4 +306,4 @@ def test_no_plan_no_journal_and_no_word_of_a_command_shows_a_key_or_its_hash(
                 held.append((command.path.rpartition("/")[2], command.mode, command.owner))
     assert key not in "".join(shown)
     assert hashed(key) not in "".join(shown)
-    assert held == [("gateway.json", 0o600, "root:root")]
+    assert held == [("gateway_clients.json", 0o600, "root:root")]

@@ -158,7 +158,7 @@ class Balancing(Generation):
         return {model_routes.FILE: model_routes.text(sets, self.engine)}
 
     def marked(self, files: Files, facts: HostFacts, have: State) -> Files:
-        """Past files, with an upstream of present members; see `past_upstream.restored`."""
+        """Past files, with the present clients, and an upstream of present members (`past_upstream.restored`)."""
         text = files.get(UPSTREAM, b"")
         past = Upstream.parse(text.decode(errors="replace")) if isinstance(text, bytes) else None
         if past is None:
@@ -172,7 +172,8 @@ class Balancing(Generation):
         declared = {server.label for server in self.servers}
         upstream = restored(past, present, self.fleet, declared, marks.sets(now)).updated(drain=drains)
         refuse_loss(upstream, present)
-        return {**files, UPSTREAM: upstream.text.encode()}
+        kept = self.router.kept if self.router else {}
+        return {**files, **{name: kept[name] for name in kept if name in files}, UPSTREAM: upstream.text.encode()}
 
     def impact(self, have: State, want: State) -> str:
         """The effect on open streams and on clients; on a first deploy, the addresses for clients."""

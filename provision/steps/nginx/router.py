@@ -24,6 +24,10 @@ class Router(Protocol):
     def is_keyed(self) -> bool:
         """Whether a client needs a key."""
 
+    @property
+    def kept(self) -> Mapping[str, bytes]:
+        """Name -> bytes of the files that a rollback leaves as the inventory of now has them."""
+
     def files(self, sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Mapping[str, bytes]:
         """Return name -> bytes of the files.
 
