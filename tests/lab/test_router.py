@@ -1,6 +1,8 @@
-"""The router by the body on the fleet: two models, and clients with keys. The model server is SIMULATED."""
+"""The router by the body on the fleet: two models, clients with keys, and TLS. The model server is SIMULATED."""
 
 import json
+import shutil
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -18,11 +20,13 @@ EVERYWHERE = {"gpu-01/ollama1", "gpu-01/ollama2"}, {"gpu-02/ollama1", "gpu-02/ol
 
 def ask(fleet: Any, path: str, body: Any = None, key: str = "") -> tuple[int, str, Any]:
     """Return status, instance and document of an answer; a body is sent as JSON."""
+    authority = fleet.folder / "ca/ca.pem"
+    scheme, trust = ("https", ssl.create_default_context(cafile=authority)) if authority.exists() else ("http", None)
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(f"http://{fleet.address('lb-01')}:3008{path}", data, headers)
+    asked = urllib.request.Request(f"{scheme}://{fleet.address('lb-01')}:3008{path}", data, headers)  # noqa: S310 - the lab
     try:
-        answer = urllib.request.urlopen(asked, timeout=60)  # noqa: S310 - the lab
+        answer = urllib.request.urlopen(asked, timeout=60, context=trust)  # noqa: S310 - the lab
     except urllib.error.HTTPError as error:
         answer = error
     with answer:
@@ -91,14 +95,17 @@ def _bodies_choose(fleet: Any) -> None:
     assert int(workers) > 1, "the scripts run in several processes"
 
 
-def _residency_stays(fleet: Any) -> None:
+def _residency_stays(fleet: Any, key: str = "") -> None:
     before = {host: residency(fleet, host) for host in ("gpu-01", "gpu-02")}
     assert before["gpu-01"].keys() == {MODEL}
     for _ in range(4):
         options = {"num_ctx": 777, "num_predict": 1}
-        assert generate(fleet, MODEL, keep_alive=0, Keep_Alive="1s", options=options)[0] == 200
-        assert generate(fleet, SECOND, keep_alive=0, options=options)[0] == 200
-        assert ask(fleet, "/v1/chat/completions", {"model": MODEL, "messages": [], "keep_alive": 0})[0] in (200, 400)
+        assert generate(fleet, MODEL, key, keep_alive=0, Keep_Alive="1s", options=options)[0] == 200
+        assert generate(fleet, SECOND, key, keep_alive=0, options=options)[0] == 200
+        assert ask(fleet, "/v1/chat/completions", {"model": MODEL, "messages": [], "keep_alive": 0}, key)[0] in (
+            200,
+            400,
+        )
     assert {host: residency(fleet, host) for host in before} == before
 
 
@@ -106,6 +113,7 @@ def _keys_admit(fleet: Any) -> None:
     now = int(time.time())
     known, alice = ClientFile().added("alice", Limits(), now)
     known, bob = known.added("bob", Limits(models=(SECOND,)), now)
+    known, carol = known.added("carol", Limits(rate=1), now)
     save(fleet.folder / "clients.json", known)
     fleet.vars["balancer"]["clients"] = "clients.json"
     planned = fleet.plan()
@@ -129,6 +137,7 @@ def _keys_admit(fleet: Any) -> None:
     loaded = fleet.provision(*load, "--json", "--api-key", "env:KEY", env={"KEY": bob})
     assert loaded.doc["overall"]["failed"] == 0, loaded
 
+    _tls_hides_keys(fleet, alice, bob, carol)
     save(fleet.folder / "clients.json", known.revoked("bob", now))
     fleet.vars["balancer"]["max_tokens"] = 1
     run = fleet.deploy("--tags", "balancer").doc["run"]
@@ -137,6 +146,7 @@ def _keys_admit(fleet: Any) -> None:
     assert fleet.provision("rollback", run, "--yes", "--json").code == 0
     assert '"max_tokens": 0,' in files(fleet)["gateway.json"]
     assert [generate(fleet, SECOND, key)[0] for key in (bob, alice)] == [403, 200], "a revoked key stays revoked"
+    del fleet.vars["balancer"]["max_tokens"]
     fleet.deploy("--tags", "balancer")
 
 
@@ -151,6 +161,24 @@ def _networks_come_before_keys(fleet: Any, key: str) -> None:
     del fleet.vars["balancer"]["allow"]
     fleet.deploy("--tags", "balancer")
     assert ask(fleet, "/v1/models", key=key)[0] == 200
+
+
+def _tls_hides_keys(fleet: Any, alice: str, bob: str, carol: str) -> None:
+    """Two models, three keys and TLS together."""
+    fleet.vars["balancer"]["tls"] = {"authority": "ca"}
+    assert fleet.provision("ca", "init").code == 0
+    fleet.deploy("--limit", "lb-01")
+    verified = fleet.provision("verify", "--json")
+    assert verified.code == 0, verified
+    tried = [(name, key) for key in ("", alice, bob) for name in (MODEL, SECOND)]
+    assert [generate(fleet, name, key)[0] for name, key in tried] == [403, 403, 200, 200, 403, 200]
+    assert [generate(fleet, name, bob, f"/models/{name}/api/generate")[0] for name in (MODEL, SECOND)] == [403, 200]
+    assert {generate(fleet, MODEL, carol)[0] for _ in range(4)} == {200, 429}, "a request in a minute, and a burst"
+    _residency_stays(fleet, alice)
+    del fleet.vars["balancer"]["tls"]
+    fleet.deploy("--limit", "lb-01")
+    shutil.rmtree(fleet.folder / "ca")
+    assert generate(fleet, MODEL, alice)[0] == 200
 
 
 def _drift_is_found(fleet: Any) -> None:
