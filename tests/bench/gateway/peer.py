@@ -17,7 +17,7 @@ from tests.bench.gateway.processes import demand_free, started, stopped, wait_fo
 from tests.bench.measure import BenchError
 
 PINNED = {"litellm": ("litellm[proxy]==1.106.12",)}
-"""The newest version whose requirements the package index had on 2026-12-01."""
+"""A version whose requirements the package index had on 2026-12-01; those of 1.109.3 and 1.110.2 were missing."""
 PLACE = Place("127.24.0.99", 4000)
 WORKERS = 2
 RETRIES = 2
