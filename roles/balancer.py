@@ -38,7 +38,8 @@ from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation import OwnedGenerations
 from provision.steps.nginx.listen import Listen
 from provision.steps.nginx.model_routes import FILE as ROUTES_FILE
-from provision.steps.system.systemd import OwnedUnits, Service
+from provision.steps.system.owned_units import OwnedUnits
+from provision.steps.system.systemd import Service
 
 HASH_KEYS = {
     "session": "$http_x_session_id",

@@ -44,8 +44,9 @@ from provision.steps.system.apt import Packages
 from provision.steps.system.apt_repository import AptKey, AptSource, OnlySource, Repository
 from provision.steps.system.file import File, OwnedFiles
 from provision.steps.system.folders import Folders
+from provision.steps.system.owned_units import OwnedDropIns
 from provision.steps.system.preflight import SupportedHost, UsableCards
-from provision.steps.system.systemd import DropIn, OwnedDropIns
+from provision.steps.system.systemd import DropIn
 
 KEY = "/etc/apt/keyrings/provision-docker.asc"
 SOURCE = "/etc/apt/sources.list.d/provision-docker.sources"

@@ -24,8 +24,9 @@ from provision.steps.system.account import Account, OwnedAccounts
 from provision.steps.system.apt import Packages
 from provision.steps.system.file import Directory, File, OwnedFiles
 from provision.steps.system.link import Link, OwnedLinks
+from provision.steps.system.owned_units import OwnedUnits
 from provision.steps.system.program import OwnedPrograms, Program
-from provision.steps.system.systemd import OwnedUnits, Unit
+from provision.steps.system.systemd import Unit
 
 KNOWN = {
     "1.26.3": "69ee2b237744036e61d24b836668aad3040dda461fe6f570f1787eab570c75aa",

@@ -31,7 +31,7 @@ from provision.steps.instance_paths import FOLDER, PROGRAMS, env_file
 from provision.steps.ollama.engine import OLLAMA
 from provision.steps.ollama.environment import from_settings
 from provision.steps.system.file import File, OwnedFiles
-from provision.steps.system.systemd import OwnedUnits
+from provision.steps.system.owned_units import OwnedUnits
 
 TOLERATE = f"{OLLAMA.name}.tolerate"
 SERVES = DECLARES_INSTANCES = STARTS_CONTAINERS = True

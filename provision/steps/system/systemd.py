@@ -1,4 +1,4 @@
-"""Our units, our drop-ins for foreign units, services, and the finder of our units."""
+"""Our units, our drop-ins for foreign units, and services."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from provision.command import Command, Put, Script, run, sh
-from provision.steps.base import Answer, Check, Fact, Owned, PutBack, RefusalError, State, Step, differing
+from provision.steps.base import Check, Fact, PutBack, RefusalError, State, Step, differing
 from provision.steps.facts import HostFacts
 from provision.steps.system import unit_scan
 from provision.steps.system.file import FILE_WORDS, change_file, diff_file
@@ -85,7 +85,7 @@ class Unit(Step):
     def fact(self) -> Fact:
         """Reads the file, and whether systemd has loaded it."""
         return Fact(
-            unit_scan.command(self.manages), lambda answer: _file(unit_scan.parse(answer), self.path, self.manages)
+            unit_scan.command(self.manages), lambda answer: unit_file(unit_scan.parse(answer), self.path, self.manages)
         )
 
     def want(self, facts: HostFacts, have: State) -> State:
@@ -186,8 +186,14 @@ class DropIn(Unit):
         yield Check("sha256", sha256, str(Content(self.content)))
 
 
-def _file(seen: unit_scan.Seen, path: str, name: str) -> State:
-    """The state of a unit file. Systemd's load state of the unit counts only where the whole unit is ours."""
+def unit_file(seen: unit_scan.Seen, path: str, name: str) -> State:
+    """Return the state of a unit file. Systemd's load state of the unit counts only where the whole unit is ours.
+
+    Args:
+        seen: the files and units as read on the host.
+        path: path of the unit file or of the drop-in.
+        name: name of the unit.
+    """
     file, unit = seen.files.get(path), seen.unit(name)
     if file is None:
         return None
@@ -363,53 +369,3 @@ def change_service(unit: str, have: State, want: State) -> list[Command]:
     if changes.get("masked"):
         commands.append(run("systemctl", "mask", "--", unit))
     return commands
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnedUnits(Owned):
-    """Finds our unit files.
-
-    Args:
-        prefix: how their names begin.
-    """
-
-    prefix: str = "provision-"
-
-    def fact(self) -> Fact:
-        """Reads the command that all units share."""
-        return Fact(unit_scan.command(), self._parse)
-
-    def step(self, step_id: str) -> Step:
-        """The unit of that name, to be stopped and removed."""
-        return Unit(name=step_id.partition(":")[2], content=b"")
-
-    def _parse(self, answer: Answer) -> State:
-        seen = unit_scan.parse(answer)
-        folder = unit_scan.DIRECTORY + "/"
-        names = [path.removeprefix(folder) for path, file in seen.files.items() if file.kind != "directory"]
-        ours = [name for name in names if "/" not in name and name.startswith(self.prefix)]
-        return {f"unit:{name}": _file(seen, folder + name, name) for name in ours}
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnedDropIns(Owned):
-    """Finds our additions to foreign units.
-
-    Args:
-        name: the unit to which a role adds, such as `docker.service`.
-    """
-
-    name: str
-
-    def fact(self) -> Fact:
-        """Reads the command that all units share."""
-        return Fact(unit_scan.command(self.name), self._parse)
-
-    def step(self, step_id: str) -> Step:
-        """The addition to that unit, to be removed."""
-        return DropIn(name=step_id.partition(":")[2], content=b"")
-
-    def _parse(self, answer: Answer) -> State:
-        drop_in = DropIn(name=self.name, content=b"")
-        state = _file(unit_scan.parse(answer), drop_in.path, self.name)
-        return {} if state is None else {drop_in.id: state}
