@@ -44,7 +44,7 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
     """Yield networks that `admit` names in vain, cards of another host, and versions without an instance."""
     settings = host.of(Settings)
     yield from _elsewhere(host, inventory)
-    serving = (*(other for other in inventory.hosts if other.instances), host)
+    serving = (*(each for each in inventory.hosts if each.instances), host)
     yield from public_names.of_fleet(host, inventory, {other.name: other.of(Settings).traffic for other in serving})
     if settings.admit and host.instances and endpoint.is_local(host, inventory):
         yield host.problem(

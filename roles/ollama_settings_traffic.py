@@ -98,7 +98,7 @@ def of_fleet(host: Host, inventory: Inventory, traffic: Mapping[str, Traffic]) -
         told = f"has no effect on {host.name}, which has no instances: write the key for the hosts with instances"
         yield host.problem("ollama", ("traffic",), told)
     for balancer in balancers(host, inventory):
-        hosts = [other for other in sources(balancer, inventory) if other.instances]
+        hosts = [source for source in sources(balancer, inventory) if source.instances]
         if host.name not in {other.name for other in hosts}:
             continue
         first = traffic[hosts[0].name]

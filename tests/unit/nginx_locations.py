@@ -64,34 +64,50 @@ def reply(directives: tuple[Directive, ...], path: bytes) -> Reply:
     found = _best(directives, wanted)
     prefix = found.words[-1].encode()
     while True:
-        nested = [one for one in find(found.block or (), "location") if re.search(one.words[2].encode(), wanted)]
+        nested = [
+            directive
+            for directive in find(found.block or (), "location")
+            if re.search(directive.words[2].encode(), wanted)
+        ]
         if not nested:
             break
         found = nested[0]
     for target in find(found.block or (), "proxy_pass"):
         group, _, base = target.words[1].removeprefix("http://").partition("/")
         return Reply(0, group, b"/" + base.encode() + wanted.removeprefix(prefix))
-    [answer] = find(tuple(one for one in found.block or () if one.words[0] == "return"), "return")
+    [answer] = find(tuple(directive for directive in found.block or () if directive.words[0] == "return"), "return")
     return Reply(int(answer.words[1]), "", b"", "".join(_body(found, answer.words[2])))
 
 
 def _is_redirected(directives: tuple[Directive, ...], wanted: bytes) -> bool:
     """Whether only a slash is missing to a location that passes requests on (ngx_http_core_module, location)."""
-    paths = [one.words[-1].encode() for one in directives if one.words[0] == "location"]
-    passing = [one.words[-1].encode() for one in directives if find(one.block or (), "proxy_pass")]
+    paths = [directive.words[-1].encode() for directive in directives if directive.words[0] == "location"]
+    passing = [directive.words[-1].encode() for directive in directives if find(directive.block or (), "proxy_pass")]
     return wanted not in paths and wanted + b"/" in passing
 
 
 def _best(directives: tuple[Directive, ...], wanted: bytes) -> Directive:
-    locations = [one for one in directives if one.words[0] == "location" and not one.words[1].startswith("@")]
-    exact = [one for one in locations if one.words[1] == "=" and one.words[2].encode() == wanted]
+    locations = [
+        directive
+        for directive in directives
+        if directive.words[0] == "location" and not directive.words[1].startswith("@")
+    ]
+    exact = [
+        directive for directive in locations if directive.words[1] == "=" and directive.words[2].encode() == wanted
+    ]
     longest = sorted(
-        (one for one in locations if len(one.words) == 2 and wanted.startswith(one.words[1].encode())),
-        key=lambda one: len(one.words[1]),
+        (
+            directive
+            for directive in locations
+            if len(directive.words) == 2 and wanted.startswith(directive.words[1].encode())
+        ),
+        key=lambda directive: len(directive.words[1]),
     )
     return [*longest, *exact][-1]
 
 
 def _body(location: Directive, text: str) -> Iterator[str]:
-    parts = {one.words[1]: one.words[2] for one in location.block or () if one.words[0] == "set"}
+    parts = {
+        directive.words[1]: directive.words[2] for directive in location.block or () if directive.words[0] == "set"
+    }
     yield from (parts[name] for name in re.findall(r"\$part_[0-9]+", text)) if parts else (text,)
