@@ -113,11 +113,11 @@ ALWAYS = ("the driver is broken", "the host cannot be reached")
 
 
 @pytest.fixture
-def world(fleet, lab, tmp_path):
+def world(scratch, lab, tmp_path):
     """The deployed fleet, with the lab's registry of models: no name of the world outside resolves in the lab."""
     registry = f"{lab.network.site}:{models.PORT}"
-    fleet.vars.update(mirrors={"model_registry": registry}, models={"insecure": True})
-    return World(fleet, lab, tmp_path)
+    scratch.vars.update(mirrors={"model_registry": registry}, models={"insecure": True})
+    return World(scratch, lab, tmp_path)
 
 
 @pytest.mark.parametrize(
