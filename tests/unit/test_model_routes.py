@@ -168,7 +168,7 @@ def test_every_accepted_name_has_a_path_of_its_own_and_no_path_is_there_twice(na
     served = {f"h/{n}": (OLLAMA.canonical(name).lower(),) for n, name in enumerate(names)}
     sets = replica_sets(served)
     directives = routes(*sets)
-    matches = [one.words for one in directives if one.words[0] == "location"]
+    matches = [directive.words for directive in directives if directive.words[0] == "location"]
     assert len(set(matches)) == len(matches)
     for place, replicas in enumerate(sets):
         for model in replicas.models:

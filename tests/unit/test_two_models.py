@@ -136,7 +136,7 @@ def test_the_line_names_instances_whose_limit_is_divided() -> None:
 
 def test_loading_an_inventory_says_what_the_root_serves(tmp_path: Path) -> None:
     inventory = written(tmp_path, "{gpus: [0], models: [a]}, {gpus: [1], models: [b]}")
-    [text] = [one for one in inventory.warnings if "/models/NAME/" in one]
+    [text] = [warning for warning in inventory.warnings if "/models/NAME/" in warning]
     assert text.startswith("gpu-01: the root of the balancer serves a:latest only; clients reach b:latest")
 
 
