@@ -1,11 +1,12 @@
 """Open streams: the memory and the CPU of a proxy, and the price of a token."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tests.bench.gateway.client import Stream, many_opened
-from tests.bench.gateway.places import OURS, PLAIN, UNCOUNTED, Front
+from tests.bench.gateway.places import LITELLM, OURS, PLAIN, UNCOUNTED, Front
 from tests.bench.gateway.rig import Rig
 from tests.bench.gateway.usage import usage
 
@@ -50,6 +51,8 @@ class Held:
 def holding(rig: Rig, fronts: Iterable[Front], count: int, seconds: float, pace: int = SLOW) -> Mapping[str, Held]:
     """Return name -> figures of ways with open streams, in turn.
 
+    nginx begins with new worker processes, because memory that a worker freed before hides what its streams take.
+
     Args:
         rig: the ground.
         fronts: the ways.
@@ -59,6 +62,9 @@ def holding(rig: Rig, fronts: Iterable[Front], count: int, seconds: float, pace:
     """
     found = {}
     for front in fronts:
+        if front.name != LITELLM:
+            rig.reload(front)
+            time.sleep(_SETTLES)
         rig.say(f"{count} open streams, {1000 / pace:g} tokens/s each: {front.name}")
         found[front.name] = asyncio.run(_held(rig, front, count, seconds, pace))
     return found
