@@ -14,6 +14,7 @@ from typing import Any, Literal
 from provision.inventory.client_file import ClientFile
 from provision.render import packaged, render
 from provision.steps.nginx.model_routes import PREFIX
+from provision.steps.nginx.router import NETWORKS
 from provision.steps.ollama import gateway_paths
 from provision.steps.ollama.gateway_paths import ApiPath
 
@@ -194,12 +195,14 @@ class Gateway:
             "connections": self._classes("concurrency"),
             "rates": self._classes("rate"),
             "bursts": {rate: math.ceil(rate * BURST_SECONDS / 60) for rate in self._classes("rate")},
-            "networks": self.networks,
+            "networks": NETWORKS if self.networks else "",
             "cap": self.cap,
             "retry_after": self.retry_after,
         }
+        trusted = {NETWORKS: networks_file(self.networks)} if self.networks else {}
         return {
             **{name: render(f"balancer/{name}.j2", **values) for name in RENDERED},
+            **trusted,
             DATA: json.dumps(self.data, indent=1).encode(),
             CLIENTS: clients_file(self.clients or (), self.keys),
             **{name: packaged(f"balancer/{name}") for name in SCRIPTS},
@@ -229,13 +232,26 @@ def clients_file(clients: Sequence[Client], keys: Sequence[Key]) -> bytes:
     return json.dumps({"clients": limits, "keys": hashes}, indent=1).encode()
 
 
+def networks_file(networks: Mapping[str, str]) -> bytes:
+    """Return the file of the networks in which a client needs no key.
+
+    Args:
+        networks: network (CIDR) -> name of the client.
+    """
+    return render(f"balancer/{NETWORKS}.j2", networks=networks)
+
+
 def of_file(known: ClientFile) -> tuple[tuple[Client, ...], tuple[Key, ...]]:
     """Return the clients and the keys of the operator's file.
 
     Args:
         known: the file.
     """
-    clients = tuple(Client(name, **dataclasses.asdict(limits)) for name, limits in known.clients.items())
+    rights = {name: dataclasses.asdict(limits) for name, limits in known.clients.items()}
+    clients = tuple(
+        Client(name, **{right: entry[right] for right in entry if right != "networks"})
+        for name, entry in rights.items()
+    )
     return clients, tuple(Key(key.sha256, key.client, key.expires, key.revoked is not None) for key in known.keys)
 
 

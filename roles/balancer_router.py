@@ -24,12 +24,14 @@ from provision.roles.balancer_gateway import (
     Gateway,
     Served,
     clients_file,
+    networks_file,
     of_file,
 )
 from provision.roles.balancer_words import few
 from provision.steps.instance.engine import Engine
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.replica_sets import ReplicaSet
+from provision.steps.nginx.router import NETWORKS
 from provision.steps.nginx.upstream import block_name
 from provision.steps.ollama import gateway_paths
 
@@ -100,7 +102,7 @@ class BodyRouter:
     @property
     def names(self) -> frozenset[str]:
         """The names of the files."""
-        return frozenset((*SCRIPTS, *RENDERED, DATA, CLIENTS))
+        return frozenset((*SCRIPTS, *RENDERED, DATA, CLIENTS, NETWORKS))
 
     @property
     def is_keyed(self) -> bool:
@@ -108,9 +110,16 @@ class BodyRouter:
         return self.known is not None
 
     @property
+    def networks(self) -> Mapping[str, str]:
+        """Network -> name of the client that needs no key there."""
+        return self.known.networks if self.known is not None else {}
+
+    @property
     def kept(self) -> Mapping[str, bytes]:
-        """The clients and keys of now: after a rollback a revoked key stays revoked."""
-        return {CLIENTS: clients_file(*of_file(self.known))} if self.known is not None else {}
+        """The clients, keys and networks of now: after a rollback a revoked key or network stays revoked."""
+        if self.known is None:
+            return {}
+        return {CLIENTS: clients_file(*of_file(self.known)), NETWORKS: networks_file(self.networks)}
 
     def files(self, sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Mapping[str, bytes]:
         """Return name -> bytes of the files.
@@ -134,6 +143,7 @@ class BodyRouter:
             api=self.api,
             clients=clients,
             keys=keys,
+            networks=self.networks,
             cap=self.cap,
             max_tokens=self.max_tokens,
             retry_after=self.retry_after,
@@ -227,7 +237,7 @@ def warnings(settings: RouterSettings, inventory: Inventory, sets: Sequence[Repl
     if known is None:
         return
     now = int(time.time())
-    if not any(key.is_usable(now) for key in known.keys):
+    if not known.networks and not any(key.is_usable(now) for key in known.keys):
         yield f"{settings.clients} has no key in use, so the balancer refuses every request"
     served = {model for replicas in sets for model in replicas.models}
     for name, limits in known.clients.items():

@@ -34,11 +34,30 @@ class NewKey:
         old: the client's older keys that are still valid, each with the end of the overlap.
         file: the changed file.
         remarks: sentences for the operator.
+        networks: networks in which the client needs no key.
     """
 
     key: Secret
     stored: StoredKey
     old: Sequence[StoredKey]
+    file: Path
+    remarks: Sequence[str] = ()
+    networks: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A new client without a key.
+
+    Args:
+        client: name of the client.
+        networks: networks in which the client needs no key.
+        file: the changed file.
+        remarks: sentences for the operator.
+    """
+
+    client: str
+    networks: Sequence[str]
     file: Path
     remarks: Sequence[str] = ()
 
@@ -51,11 +70,13 @@ class Revoked:
         keys: the keys that this call has revoked.
         left: further keys of the same clients, which stay valid.
         file: the changed file.
+        networks: networks in which the client needs a key from now on.
     """
 
     keys: Sequence[StoredKey]
     left: Sequence[StoredKey]
     file: Path
+    networks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +128,8 @@ def add(
     Args:
         request: the inventory.
         name: name of the client: a lower-case letter, then a-z, 0-9, `-` and `_`.
-        limits: the rights of the client; None for every model without limits. Names of models need not be canonical.
+        limits: the rights of the client; None for every model without limits. Names of models and networks need not be
+            canonical.
         expires: from when on the key is refused, in seconds since 1970; None for never.
         file: path of the file of clients; empty for `balancer.clients` of the inventory.
 
@@ -118,13 +140,31 @@ def add(
     from provision.inventory.client_file import Limits
 
     inventory, path = _place(request, file)
-    rights = limits or Limits()
-    if rights.models is not None:
-        rights = dataclasses.replace(rights, models=tuple(dict.fromkeys(map(_canonical, rights.models))))
+    rights = _rights(limits or Limits())
     with _changing(path) as (clients, write):
         changed, key = clients.added(name, rights, _now(request), expires)
         write(changed)
     return _new_key(changed, key, path, _now(request), _unserved(rights, inventory))
+
+
+def admit(request: Request, name: str, limits: Limits, *, file: str = "") -> Admitted:
+    """Add a client that needs no key in its networks, and has none.
+
+    Args:
+        request: the inventory.
+        name: as for `add`.
+        limits: the rights of the client, with networks. Names of models and networks need not be canonical.
+        file: path of the file of clients; empty for `balancer.clients` of the inventory.
+
+    Raises:
+        UsageError: the client exists, a value is wrong, or no file is named.
+        InventoryError: the inventory has problems.
+    """
+    inventory, path = _place(request, file)
+    rights = _rights(limits)
+    with _changing(path) as (clients, write):
+        write(clients.admitted(name, rights))
+    return Admitted(name, rights.networks, path, _unserved(rights, inventory))
 
 
 def rotate(
@@ -156,7 +196,7 @@ def rotate(
 
 
 def revoke(request: Request, name: str, *, file: str = "") -> Revoked:
-    """Revoke all keys of a client, or a single key.
+    """Revoke all keys and all networks of a client, or a single key.
 
     Args:
         request: the inventory.
@@ -164,7 +204,7 @@ def revoke(request: Request, name: str, *, file: str = "") -> Revoked:
         file: path of the file of clients; empty for `balancer.clients` of the inventory.
 
     Raises:
-        UsageError: no such client or key, no key in use, or no file is named.
+        UsageError: no such client or key, no key in use and no network, or no file is named.
         InventoryError: the inventory has problems.
     """
     _, path = _place(request, file)
@@ -175,7 +215,8 @@ def revoke(request: Request, name: str, *, file: str = "") -> Revoked:
     before = {key.sha256 for key in clients.keys if key.revoked is None}
     gone = [key for key in changed.keys if key.revoked is not None and key.sha256 in before]
     names = {key.client for key in gone}
-    return Revoked(gone, [key for key in changed.keys if key.client in names and key.is_usable(now)], path)
+    left = [key for key in changed.keys if key.client in names and key.is_usable(now)]
+    return Revoked(gone, left, path, [each for each in clients.networks if each not in changed.networks])
 
 
 def listed(request: Request, *, file: str = "") -> Listed:
@@ -237,7 +278,16 @@ def _new_key(clients: ClientFile, key: str, path: Path, now: int, remarks: Seque
 
     stored = clients.keys[-1]
     old = [other for other in clients.keys[:-1] if other.client == stored.client and other.is_usable(now)]
-    return NewKey(Secret(key), stored, old, path, remarks)
+    return NewKey(Secret(key), stored, old, path, remarks, clients.clients[stored.client].networks)
+
+
+def _rights(limits: Limits) -> Limits:
+    """Return rights with canonical names of models and networks, each once."""
+    from provision.inventory import client_networks
+
+    models = None if limits.models is None else tuple(dict.fromkeys(map(_canonical, limits.models)))
+    networks = tuple(dict.fromkeys(map(client_networks.canonical, limits.networks)))
+    return dataclasses.replace(limits, models=models, networks=networks)
 
 
 def _canonical(model: str) -> str:

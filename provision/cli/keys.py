@@ -41,6 +41,11 @@ def keys() -> None:
     """
 
 
+def _split(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the values of an option that is repeated, or has values separated by commas."""
+    return tuple(part.strip() for word in words for part in word.split(",") if part.strip())
+
+
 @keys.command(short_help="Add a client, and print its key on standard output.")
 @NAME
 @click.option("--models", multiple=True, metavar="MODEL", help="Only these models; repeat, or separate by commas.")
@@ -48,6 +53,12 @@ def keys() -> None:
 @click.option("--rate", default=0, metavar="N", help="Requests in a minute on each balancer.  [default: no limit]")
 @click.option(
     "--tokens-per-day", default=0, metavar="N", help="Tokens of a day (UTC) on each balancer.  [default: no limit]"
+)
+@click.option(
+    "--networks",
+    multiple=True,
+    metavar="NETWORK",
+    help="No key: admit these networks, such as 10.0.0.0/8; repeat, or separate by commas.",
 )
 @EXPIRES
 @_options
@@ -57,6 +68,7 @@ def add(
     concurrency: int,
     rate: int,
     tokens_per_day: int,
+    networks: tuple[str, ...],
     expires: str,
     inventory: str,
     extra_vars: tuple[str, ...],
@@ -66,16 +78,26 @@ def add(
     """Add the client NAME, and print its key. Standard output has the key alone, and no other output has the key.
 
     The key is shown this once. The balancers take the key after the next deploy.
+
+    With --networks the client gets no key: requests from these networks need none. `keys rotate` makes a key for such a
+    client too.
     """
 
     def work() -> int:
         from provision.actions import keys
+        from provision.errors import UsageError
         from provision.inventory.client_file import Limits
         from provision.report import keys as report
 
-        named = tuple(part.strip() for word in models for part in word.split(",") if part.strip())
-        limits = Limits(named if models else None, concurrency, rate, tokens_per_day)
+        named = _split(models) if models else None
+        limits = Limits(named, concurrency, rate, tokens_per_day, networks=_split(networks))
         request = _request(inventory, extra_vars)
+        if networks and expires:
+            hint = "leave --expires out; `provision keys rotate NAME --expires WHEN` makes a key for the client"
+            raise UsageError("a client with --networks gets no key that could expire", hint)
+        if networks:
+            report.admitted(keys.admit(request, name, limits, file=clients), inventory, as_json=as_json)
+            return 0
         made = keys.add(request, name, limits, expires=_expiry(expires, request), file=clients)
         report.new("keys add", made, inventory, as_json=as_json)
         return 0
@@ -111,13 +133,13 @@ def rotate(
     return answered("keys rotate", as_json, work)
 
 
-@keys.command(short_help="Revoke all keys of a client, or a single key.")
+@keys.command(short_help="Revoke all keys and networks of a client, or a single key.")
 @click.argument("name", metavar="NAME|ID")
 @_options
 def revoke(name: str, inventory: str, extra_vars: tuple[str, ...], clients: str, as_json: bool) -> int:
-    """Revoke all keys of the client NAME, or the key with an ID of `keys list`. The next deploy closes the keys.
+    """Revoke all keys and networks of the client NAME, or the key with an ID of `keys list`.
 
-    The ID of a key is the first 8 digits of its sha256.
+    The next deploy tells the balancers. The ID of a key is the first 8 digits of its sha256.
     """
 
     def work() -> int:

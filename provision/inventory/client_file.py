@@ -5,6 +5,7 @@ The file is JSON with mode 0600, beside the inventory:
     {"clients": {"alice": {"models": ["tiny:latest"], "concurrency": 4, "rate": 60, "tokens_per_day": 0, "pool": ""}},
      "keys": [{"sha256": "...", "client": "alice", "made": 1796083200, "expires": null, "revoked": null}]}
 
+A client may have `networks` too, such as `["10.0.0.0/8"]`: requests from there need no key.
 All times are seconds since 1970 (UTC). A key has 192 random bits, so a fast hash is enough: nobody can try that many.
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import UsageError
+from provision.inventory import client_networks
 
 PREFIX = "sk-prov-"
 RANDOM_BYTES = 24
@@ -45,6 +47,7 @@ class Limits:
         rate: greatest number of requests in a minute; 0 for no limit.
         tokens_per_day: tokens of a day (UTC); 0 for no limit.
         pool: the client's own pool of instances; empty for the common pool.
+        networks: networks in which the client needs no key, in their short form.
     """
 
     models: tuple[str, ...] | None = None
@@ -52,6 +55,7 @@ class Limits:
     rate: int = 0
     tokens_per_day: int = 0
     pool: str = ""
+    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,22 @@ class ClientFile:
         Raises:
             UsageError: the client exists, or a value is wrong.
         """
-        _no_key(name)
-        if name in self.clients:
-            raise UsageError(f"the client {name} exists", f"`provision keys rotate {name}` makes a new key")
-        client = {**self.clients, name: limits}
-        return dataclasses.replace(self, clients=client)._with_key(name, now, expires)
+        return self._with_client(name, limits)._with_key(name, now, expires)
+
+    def admitted(self, name: str, limits: Limits) -> "ClientFile":
+        """Return the file with a new client that has networks, and no key.
+
+        Args:
+            name: name of the client.
+            limits: the rights, with networks.
+
+        Raises:
+            UsageError: the client exists, or a value is wrong.
+        """
+        made = self._with_client(name, limits)
+        if not limits.networks:
+            raise UsageError(f"a client without a key needs a network, and {name[:64]!r} has none")
+        return made._checked()
 
     def rotated(self, name: str, now: int, overlap: int, expires: int | None = None) -> tuple["ClientFile", str]:
         """Return the file with a new key of a client, and the key. Older keys of the client expire after the overlap.
@@ -137,33 +152,43 @@ class ClientFile:
         return dataclasses.replace(self, keys=tuple(keys))._with_key(name, now, expires)
 
     def revoked(self, name: str, now: int) -> "ClientFile":
-        """Return the file in which a client's keys, or the key of an id, are revoked.
+        """Return the file in which a client has no valid key and no network, or in which the key of an id is revoked.
 
         Args:
             name: name of a client, or id of a key.
             now: seconds since 1970.
 
         Raises:
-            UsageError: no such client or key, or no key in use.
+            UsageError: no such client or key, or no key in use and no network.
         """
         is_id = any(key.id == name for key in self.keys) and name not in self.clients
         if not is_id:
             self._known(name)
         chosen = {key for key in self.keys if key.revoked is None and (key.id if is_id else key.client) == name}
-        if not chosen:
+        admitted = () if is_id else self.clients[name].networks
+        if not chosen and not admitted:
             raise UsageError(f"{name} has no key in use", "`provision keys list` shows the keys")
         keys = (dataclasses.replace(key, revoked=now) if key in chosen else key for key in self.keys)
-        return dataclasses.replace(self, keys=tuple(keys))
+        closed = {name: dataclasses.replace(self.clients[name], networks=())} if admitted else {}
+        return ClientFile({**self.clients, **closed}, tuple(keys))
+
+    def _with_client(self, name: str, limits: Limits) -> "ClientFile":
+        _no_key(name)
+        if name in self.clients:
+            raise UsageError(f"the client {name} exists", f"`provision keys rotate {name}` makes a new key")
+        return dataclasses.replace(self, clients={**self.clients, name: limits})
+
+    def _checked(self) -> "ClientFile":
+        if problem := next(_problems(self.document), ""):
+            raise UsageError(problem)
+        return self
 
     def _with_key(self, name: str, now: int, expires: int | None) -> tuple["ClientFile", str]:
         if expires is not None and expires <= now:
             raise UsageError("the key would expire before its first use")
         key = PREFIX + secrets.token_hex(RANDOM_BYTES)
         stored = StoredKey(hashlib.sha256(key.encode()).hexdigest(), name, now, expires)
-        made = dataclasses.replace(self, keys=(*self.keys, stored))
-        if problem := next(_problems(made.document), ""):
-            raise UsageError(problem)
-        return made, key
+        return dataclasses.replace(self, keys=(*self.keys, stored))._checked(), key
 
     def _known(self, name: str) -> None:
         _no_key(name)
@@ -172,10 +197,19 @@ class ClientFile:
             raise UsageError(f"there is no client or key {name[:64]!r}", f"the clients are: {names}")
 
     @property
+    def networks(self) -> dict[str, str]:
+        """Network -> name of the client that needs no key there."""
+        return {network: name for name, limits in self.clients.items() for network in limits.networks}
+
+    @property
     def document(self) -> dict[str, Any]:
-        """The file as data."""
+        """The file as data. A client without networks has no word about networks."""
+        rights = {name: dataclasses.asdict(limits) for name, limits in self.clients.items()}
         return {
-            "clients": {name: dataclasses.asdict(limits) for name, limits in self.clients.items()},
+            "clients": {
+                name: {right: value for right, value in entry.items() if right != "networks" or value}
+                for name, entry in rights.items()
+            },
             "keys": [dataclasses.asdict(key) for key in self.keys],
         }
 
@@ -243,7 +277,13 @@ def load(path: Path) -> ClientFile:
     if problem := next(_problems(document), ""):
         raise UsageError(f"{path}: {problem}")
     clients = {
-        name: Limits(**{**entry, "models": None if entry.get("models") is None else tuple(entry["models"])})
+        name: Limits(
+            **{
+                **entry,
+                "models": None if entry.get("models") is None else tuple(entry["models"]),
+                "networks": tuple(entry.get("networks", ())),
+            }
+        )
         for name, entry in document["clients"].items()
     }
     return ClientFile(clients, tuple(StoredKey(**entry) for entry in document["keys"]))
@@ -296,6 +336,7 @@ def _problems(document: Any) -> Iterator[str]:
     else:
         for name, entry in document["clients"].items():
             yield from _client_problems(name, entry)
+        yield from client_networks.problems(document["clients"])
         yield from _key_problems(document["keys"], document["clients"])
 
 

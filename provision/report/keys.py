@@ -3,17 +3,17 @@
 import datetime as dt
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from provision.actions.keys import Listed, NewKey, Revoked
+from provision.actions.keys import Admitted, Listed, NewKey, Revoked
 from provision.inventory.client_file import Limits, StoredKey
 from provision.report import console, layout
 from provision.report.console import say, say_command
 from provision.report.layout import count, paint
 from provision.terminal_text import line
 
-SHOWN = 8  # models of a client in a line
+SHOWN = 8  # models or networks of a client in a line
 
 
 def new(command: str, made: NewKey, inventory: str, *, as_json: bool) -> None:
@@ -35,6 +35,7 @@ def new(command: str, made: NewKey, inventory: str, *, as_json: bool) -> None:
             id=made.stored.id,
             expires=time_of(made.stored.expires),
             old=[{"id": key.id, "expires": time_of(key.expires)} for key in made.old],
+            networks=list(made.networks),
             file=str(made.file),
             next=_deploy(inventory),
         )
@@ -51,6 +52,25 @@ def new(command: str, made: NewKey, inventory: str, *, as_json: bool) -> None:
     _remark(f"the balancers take the key after: {_deploy(inventory)}")
 
 
+def admitted(made: Admitted, inventory: str, *, as_json: bool) -> None:
+    """Print a new client without a key, or the JSON document.
+
+    Args:
+        made: the client.
+        inventory: path of the inventory.
+        as_json: whether the document is wanted.
+    """
+    if as_json:
+        none: dict[str, Any] = {"key": None, "id": None, "expires": None, "old": []}
+        told = {"networks": list(made.networks), "file": str(made.file), "next": _deploy(inventory)}
+        console.document("keys add", 0, made.remarks, client=made.client, **none, **told)
+        return
+    for remark in made.remarks:
+        console.warn(remark)
+    say(f"{made.client} needs no key in {_networks(made.networks)}, and has none")
+    say_command("the balancers admit these networks after", _deploy(inventory))
+
+
 def revoked(done: Revoked, inventory: str, *, as_json: bool) -> None:
     """Print revoked keys, or the JSON document.
 
@@ -63,13 +83,17 @@ def revoked(done: Revoked, inventory: str, *, as_json: bool) -> None:
         gone = [{"client": key.client, "id": key.id} for key in done.keys]
         left = [{"client": key.client, "id": key.id} for key in done.left]
         file = str(done.file)
-        console.document("keys revoke", 0, (), revoked=gone, left=left, file=file, next=_deploy(inventory))
+        told = {"networks": list(done.networks), "file": file, "next": _deploy(inventory)}
+        console.document("keys revoke", 0, (), revoked=gone, left=left, **told)
         return
     for key in done.keys:
         say(f"key {key.id} of {key.client} is revoked")
     for key in done.left:
         say(f"key {key.id} of {key.client} stays valid")
-    say_command("the balancers refuse revoked keys after", _deploy(inventory))
+    if done.networks:
+        say(f"clients in {_networks(done.networks)} need a key")
+    what = "revoked keys" if done.keys else "requests without a key from there"
+    say_command(f"the balancers refuse {what} after", _deploy(inventory))
 
 
 def listed(found: Listed, *, as_json: bool) -> None:
@@ -109,6 +133,12 @@ def _limits(limits: Limits) -> Iterator[str]:
             yield f"{number} {words}"
     if limits.pool:
         yield f"pool {limits.pool}"
+    if limits.networks:
+        yield f"no key in {_networks(limits.networks)}"
+
+
+def _networks(networks: Sequence[str]) -> str:
+    return layout.names(networks, most=SHOWN)
 
 
 def _state(found: Listed, key: StoredKey) -> str:
@@ -141,6 +171,7 @@ def _client(found: Listed, name: str, limits: Limits) -> dict[str, Any]:
         "rate": limits.rate,
         "tokens_per_day": limits.tokens_per_day,
         "pool": limits.pool,
+        "networks": list(limits.networks),
         "keys": keys,
     }
 

@@ -1,6 +1,7 @@
 """The router of a balancer that reads bodies, as far as nginx's configuration needs the router."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from provision.steps.base import State
@@ -10,6 +11,10 @@ from provision.steps.system.file_scan import Content
 
 SUMMARY = "gateway_http.conf"
 """The file whose comments name the clients and the API."""
+NETWORKS = "gateway_networks.conf"
+"""The networks of clients that need no key, each with the client's name; a part of the block `geo` in `SUMMARY`."""
+NAMED = 5  # networks in the cost of a change
+_NETWORK = re.compile(r"^([0-9a-f.:/]+) [a-z][a-z0-9_-]*;$", re.MULTILINE)
 _KEYED, _OPENAI = b"\n# clients: keys\n", b"\n# api: openai\n"
 
 
@@ -23,6 +28,10 @@ class Router(Protocol):
     @property
     def is_keyed(self) -> bool:
         """Whether a client needs a key."""
+
+    @property
+    def networks(self) -> Mapping[str, str]:
+        """Network -> name of the client that needs no key there."""
 
     @property
     def kept(self) -> Mapping[str, bytes]:
@@ -51,9 +60,24 @@ def cost(have: State, want: State) -> str:
     said += ["clients without a key are refused"] if _KEYED in after and _KEYED not in before else []
     said += ["/api is closed to clients"] if _OPENAI in after and _OPENAI not in before else []
     said += ["clients need no key any more"] if _KEYED in before and _KEYED not in after else []
+    opened, closed = _networks(want) - _networks(have), _networks(have) - _networks(want)
+    said += [f"clients in {_few(opened)} need no key"] if opened else []
+    said += [f"clients in {_few(closed)} need a key"] if closed and _KEYED in after else []
     return "; ".join(said)
 
 
 def _summary(state: State) -> bytes:
-    content = (state or {}).get("files", {}).get(SUMMARY)
+    return _data(state, SUMMARY)
+
+
+def _networks(state: State) -> set[str]:
+    return set(_NETWORK.findall(_data(state, NETWORKS).decode(errors="replace")))
+
+
+def _data(state: State, name: str) -> bytes:
+    content = (state or {}).get("files", {}).get(name)
     return content.data if isinstance(content, Content) else b""
+
+
+def _few(networks: Collection[str]) -> str:
+    return f"{', '.join(sorted(networks)[:NAMED])}{' and more' if len(networks) > NAMED else ''}"
