@@ -133,7 +133,7 @@ class Edge(Live):
 
     def run(self, words: str, *arguments: str) -> "Live":
         if balancer_checks.EDGE in arguments:
-            self.asked = list(arguments[2:])
+            self.asked = list(arguments[3:])
             self.stdout = " ".join(self.status(pair) for pair in self.asked)
             return self
         return super().run(words, *arguments)

@@ -30,7 +30,7 @@ class Live:
         if arguments and arguments[0] == tls.PROOF:
             self.stdout = "".join(f"{name} {value}\n" for name, value in self.said.items())
         elif arguments and arguments[0] == EDGE:
-            self.stdout = "".join(f"{self.status(pair)}\n" for pair in arguments[2:])
+            self.stdout = "".join(f"{self.status(pair)}\n" for pair in arguments[3:])
         return self
 
     def status(self, pair: str) -> str:
@@ -85,7 +85,7 @@ def test_verify_asks_by_name_with_the_authorities(tmp_path: Path) -> None:
     step = config(loaded(tmp_path, "{authority: ca, redirect_port: 3080}"))
     _, live = checks(step, WELL, {**CODES, **refused_by(step)})
     edges = [arguments[1:] for arguments in live.asked if arguments[0] == EDGE]
-    assert edges[0] == ("", "GET http://127.0.0.1:3008/", "GET http://127.0.0.1:3080/")
+    assert edges[0] == ("", "", "GET http://127.0.0.1:3008/", "GET http://127.0.0.1:3080/")
     assert edges[1][0] == "/etc/provision/nginx/curl.conf"
     assert {"GET https://10.0.0.5:3008/api/version", f"POST {UNKNOWN}"} <= set(edges[1])
     options = texts(step)["curl.conf"].splitlines()

@@ -1,6 +1,7 @@
 """The proofs that a balancer balances: asked of nginx and the instances over HTTP, from the balancer itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import ipaddress
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -8,6 +9,7 @@ from provision.steps.base import NOT_ASKED, Check
 from provision.steps.live import asked_once
 from provision.steps.nginx import upstream
 from provision.steps.nginx.balanced_engine import BalancedEngine
+from provision.steps.nginx.client_networks import STRANGER
 from provision.steps.nginx.model_routes import OPENAI, PREFIX, UNKNOWN
 from provision.steps.nginx.replica_sets import ReplicaSet
 from provision.steps.nginx.upstream import InstanceRef, Member
@@ -23,13 +25,14 @@ path=$1; shift
 printf '%s\\n' "$@" | xargs -r -P 16 -I @ curl {ASK} --write-out '@ %{{http_code}}\\n' "http://@$path" || :
 """
 
-# $1 file with options of curl for these requests, or empty; then METHOD URL pairs. One curl asks all pairs, and prints
-# a status for each, in their order.
+# $1 file with options of curl for these requests, or empty; $2 address that the requests come from, or empty for the
+# host's choice; then METHOD URL pairs. One curl asks all pairs, and prints a status for each, in their order.
 EDGE = f"""
-options=$1
-shift
+options=$1 source=$2
+shift 2
 for pair do
   set -- "$@" --next ${{options:+--config "$options"}} {ASK} --write-out '%{{http_code}}\\n'
+  set -- "$@" ${{source:+--interface "$source"}}
   set -- "$@" --request "${{pair%% *}}" "${{pair#* }}"
   shift
 done
@@ -177,28 +180,51 @@ def in_clear(live: Any, at: str, redirect_port: int) -> Iterator[Check]:
         yield Check(f"redirected to TLS from port {redirect_port}", code, "308")
 
 
-def keyless(live: Any, url: str, engine: BalancedEngine, config: str = "") -> Iterator[Check]:
+def keyless(
+    live: Any, url: str, at: str, engine: BalancedEngine, config: str = "", networks: Collection[str] = ()
+) -> Iterator[Check]:
     """A balancer whose clients need keys refuses requests without a key, at the root and below the name of a model.
+
+    Where the host's own address needs no key, a stranger's address asks, and the own address gets an answer.
 
     Args:
         live: testinfra's host.
         url: URL of the balancer for clients, without a path.
+        at: `ADDRESS:PORT` behind the URL. The host asks from this address too.
         engine: the engine of the instances.
         config: see `edge`.
+        networks: networks in which a client needs no key.
     """
     asked = [*(f"GET {url}{path}" for path in engine.lists), f"POST {url}{PREFIX}{UNKNOWN}{OPENAI}chat/completions"]
-    refused = [status in ("401", "403") for status in _statuses(live, asked, config)]
+    own = at.rpartition(":")[0].strip("[]")
+    network = _network_of(own, networks)
+    if network:
+        (answer,) = _statuses(live, asked[:1], config)
+        yield Check(f"answers {own} without a key, as a client of {network}", answer, "200")
+    if network and (":" in own or _network_of(STRANGER, networks)):
+        why = f"{own} is in {network}, and this host has no address outside of the networks without a key"
+        yield Check(f"{NOT_ASKED}whether requests without a key are refused: {why}", True, True)
+        return
+    refused = [
+        status in ("401", "403") for status in _statuses(live, asked, config, source=STRANGER if network else "")
+    ]
     yield Check("refused without a key", refused, [True] * len(asked))
+
+
+def _network_of(address: str, networks: Collection[str]) -> str:
+    """Return the network that an address is in; empty for none."""
+    found = ipaddress.ip_address(address)
+    return next((network for network in networks if found in ipaddress.ip_network(network)), "")
 
 
 def _status(port: int) -> str:
     return f"GET http://127.0.0.1:{port}/stub_status"
 
 
-def _statuses(live: Any, asked: list[str], config: str) -> list[str]:
-    """The status of each answer, or `nothing` for all."""
+def _statuses(live: Any, asked: list[str], config: str, source: str = "") -> list[str]:
+    """The status of each answer, or `nothing` for all. The requests come from the address `source`, if one is given."""
     blanks = " ".join(["%s"] * len(asked))
-    statuses: list[str] = live.run(f"sh -c %s sh %s {blanks}", EDGE, config, *asked).stdout.split()
+    statuses: list[str] = live.run(f"sh -c %s sh %s %s {blanks}", EDGE, config, source, *asked).stdout.split()
     return statuses if len(statuses) == len(asked) else ["nothing"] * len(asked)
 
 

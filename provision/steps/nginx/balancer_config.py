@@ -217,7 +217,8 @@ class Balancing(Generation):
         inside = f"http://127.0.0.1:{self.status_port}"  # with a router: needs no key, and has all paths
         url = self.url
         if self.router and self.router.is_keyed:
-            yield from balancer_checks.keyless(live, self.url, self.engine, config)
+            at = self.tls.at if self.tls else self.url.partition("//")[2]
+            yield from balancer_checks.keyless(live, self.url, at, self.engine, config, self.router.networks)
             url, config = inside, ""
         yield from balancer_checks.edge(live, url, self.status_port, self.engine, list(self.spelled), config)
         yield from self._streams(live, *((inside, "") if self.router else (self.url, config)))
