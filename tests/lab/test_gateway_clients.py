@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from provision.roles import balancer_gateway
 from provision.roles.balancer_gateway import Client
+from provision.steps.nginx.router import NETWORKS
 from tests.gateway import packaged_nginx
 from tests.gateway.balancer import ALICE, BOB, CAROL, CHAT, GONE, KEYED, OLD, OPEN, Balancer, balancing, hashed, message
 from tests.gateway.running import running
@@ -65,6 +67,34 @@ def test_a_network_may_need_no_key(tmp_path: Path) -> None:
         reply = balancer.post("/api/chat", {"model": "tiny"}, key="")
         assert (reply.status, balancer.gateway.row(reply.mark)["name"]) == (200, "cli")
         assert balancer.post("/api/chat", {"model": "tiny"}, key=OLD).status == 403
+
+
+@pytest.mark.parametrize(("network", "status"), [("192.0.2.0/24", 401), ("127.0.0.0/8", 200)])
+def test_the_most_specific_network_says_who_asks(tmp_path: Path, network: str, status: int) -> None:
+    networks = {network: "cli", "fd00::/64": "cli", "::1/128": "bob"}
+    with balancing(tmp_path, replace(KEYED, networks=networks)) as balancer:
+        assert balancer.ask("GET", "/v1/models", key="").status == status
+        assert balancer.post(CHAT, {"model": "tiny"}).status == 200, "a key is good everywhere"
+
+
+def test_a_client_of_a_network_has_its_limits(tmp_path: Path) -> None:
+    clients = (Client("cli", models=("tiny:latest",), rate=6),)
+    with balancing(tmp_path, replace(KEYED, clients=clients, keys=(), networks={"127.0.0.0/8": "cli"})) as balancer:
+        assert balancer.post(CHAT, {"model": "deepseek-r1:32b"}, key="").status == 403
+        assert [balancer.post(CHAT, {"model": "tiny"}, key="").status for _ in range(2)] == [200, 429]
+
+
+def test_a_network_of_an_unknown_client_or_without_a_client_is_refused(tmp_path: Path) -> None:
+    """After a rollback the file of the networks may be empty, and no client may be unknown."""
+    gateway = replace(KEYED, networks={"127.0.0.0/8": "cli"})
+    nobody = balancer_gateway.networks_file({})
+    unknown = balancer_gateway.networks_file({"127.0.0.0/8": "dave"})
+    for name, networks, status in (("revoked", nobody, 403), ("unknown", unknown, 500)):
+        (tmp_path / name).mkdir()
+        with balancing(tmp_path / name, gateway, changed={NETWORKS: networks}) as balancer:
+            assert balancer.post("/api/chat", {"model": "tiny"}, key="").status == status
+            assert balancer.taken() == []
+            assert balancer.post("/api/chat", {"model": "tiny"}).status == 200
 
 
 def test_without_clients_nobody_needs_a_key(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from provision.inventory.client_file import ClientFile, Limits, save
+from provision.steps.nginx.router import NETWORKS
 
 pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 MODEL, SECOND = "deepseek-r1:1.5b", "llama3.1:8b"
@@ -138,14 +139,17 @@ def _keys_admit(fleet: Any) -> None:
     assert loaded.doc["overall"]["failed"] == 0, loaded
 
     _tls_hides_keys(fleet, alice, bob, carol)
-    save(fleet.folder / "clients.json", known.revoked("bob", now))
+    known = _a_network_needs_no_key(fleet, known)
+    save(fleet.folder / "clients.json", known.revoked("bob", now).revoked("cli", now))
     fleet.vars["balancer"]["max_tokens"] = 1
     run = fleet.deploy("--tags", "balancer").doc["run"]
-    assert [generate(fleet, SECOND, key)[0] for key in (bob, alice)] == [403, 200]
+    assert [generate(fleet, SECOND, key)[0] for key in ("", bob, alice)] == [403, 403, 200]
+    assert NETWORKS not in files(fleet)
     assert '"max_tokens": 1,' in files(fleet)["gateway.json"]
     assert fleet.provision("rollback", run, "--yes", "--json").code == 0
     assert '"max_tokens": 0,' in files(fleet)["gateway.json"]
-    assert [generate(fleet, SECOND, key)[0] for key in (bob, alice)] == [403, 200], "a revoked key stays revoked"
+    assert NETWORKS in files(fleet), "the files of that time, where no network is left"
+    assert [generate(fleet, SECOND, key)[0] for key in ("", bob, alice)] == [403, 403, 200], "revoked stays revoked"
     del fleet.vars["balancer"]["max_tokens"]
     fleet.deploy("--tags", "balancer")
 
@@ -161,6 +165,30 @@ def _networks_come_before_keys(fleet: Any, key: str) -> None:
     del fleet.vars["balancer"]["allow"]
     fleet.deploy("--tags", "balancer")
     assert ask(fleet, "/v1/models", key=key)[0] == 200
+
+
+def _a_network_needs_no_key(fleet: Any, known: ClientFile) -> ClientFile:
+    """A client of the address of this test, and of the balancer itself. Return the clients."""
+    assert ask(fleet, "/v1/models")[0] == 401
+    row = json.loads(fleet.on("lb-01", "tail", "-n", "1", "/var/log/provision-nginx/access.log"))
+    limits = Limits(models=(SECOND,), networks=(f"{row['client']}/32", "127.0.0.1/32"))
+    known = known.admitted("cli", limits)
+    save(fleet.folder / "clients.json", known)
+    assert "/32 need no key" in fleet.plan().out
+    fleet.deploy("--tags", "balancer")
+    assert [generate(fleet, name)[0] for name in (MODEL, SECOND)] == [403, 200]
+    assert [model["id"] for model in ask(fleet, "/v1/models")[2]["data"]] == [SECOND]
+    url = f"http://{fleet.address('lb-01')}:3008/v1/models"
+    another = ("curl", "--noproxy", "*", "-s", "-o", "/dev/null", "-w", "%{http_code}", url)
+    assert fleet.on("gpu-01", *another).strip() == "401"
+    verified = fleet.provision("verify", "--json", "--limit", "lb-01")
+    assert verified.code == 0, verified
+    assert "answers 127.0.0.1 without a key, as a client of 127.0.0.1/32" in verified.out
+    assert "refused without a key" in verified.out
+    fleet.on("lb-01", "sed", "-i", "s|127.0.0.1/32|127.0.0.0/8|", f"{CONFIG}/{NETWORKS}")
+    assert fleet.changes()["lb-01"] == ["config:balancer"]
+    assert fleet.provision("verify", "--limit", "lb-01").code == 5
+    return known
 
 
 def _tls_hides_keys(fleet: Any, alice: str, bob: str, carol: str) -> None:

@@ -147,6 +147,24 @@ def test_the_program_ollama_at_a_balancer_that_reads_bodies(
     noted.evidence = f"exit 0{f': {expected}' if expected else ''}"
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(("list",), BRIEF), (("run", BRIEF, "Say yes."), "")],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_program_ollama_needs_no_key_in_a_network_of_its_client(
+    words: tuple[str, ...], expected: str, tmp_path: Path, pair: list[Instance], noted: Noted
+) -> None:
+    known = replace(OPEN, clients=(Client("cli", models=(BRIEF,)),), networks={"127.0.0.0/8": "cli"})
+    with gateway(tmp_path / "nginx", known, pair) as front:
+        done = pair[0].client(*words, port=front.port)
+        assert {row["name"] for row in front.rows} == {"cli"}
+    assert done.returncode == 0, done
+    assert expected in done.stdout
+    assert CHAT not in done.stdout, "a model that the client may not use"
+    noted.evidence = f"exit 0, as the client of 127.0.0.0/8{f': {expected}' if expected else ''}"
+
+
 @pytest.mark.parametrize("words", [("list",), ("run", BRIEF, "Say yes.")], ids=" ".join)
 def test_the_program_ollama_has_no_key_and_is_not_sent_to_sign_in(
     words: tuple[str, ...], tmp_path: Path, pair: list[Instance], noted: Noted
