@@ -75,7 +75,8 @@ class RunningGateway:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the access log."""
-        return [json.loads(line) for line in (self.folder / "access.log").read_text().splitlines()]
+        whole, _, _ = (self.folder / "access.log").read_text().rpartition("\n")  # nginx may be writing the last line
+        return [json.loads(line) for line in whole.splitlines()]
 
     @property
     def errors(self) -> str:
