@@ -366,6 +366,7 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
         address=settled or host.connection.address,
         settled=bool(settled),
         models=balancer_names.served(instance),
+        pool=instance.pool,
     )
 
 

@@ -35,6 +35,10 @@ MODES = {DATA: 0o600, CLIENTS: 0o600}
 """The clients have hashes of keys, for root alone."""
 MANAGER = "_provision"
 """The client of the status port, for the proofs of `verify`. No client of a file can have this name."""
+MANAGER_OF_POOLS = "_provision_pools"
+"""The client of the status port where some instances belong to pools, and the pool by which it reaches every model."""
+NOBODY = "127.0.0.1:1"
+"""For the paths without a model, where a client has no instance."""
 SINGLE = ""
 """The pool of clients without instances of their own."""
 BURST_SECONDS = 10
@@ -133,6 +137,27 @@ class Gateway:
         return self.root or next(iter(self.upstreams))
 
     @property
+    def is_pooled(self) -> bool:
+        """Whether some instances serve the clients of a pool alone."""
+        return any(pool != SINGLE for model in self.models.values() for pool in model.upstreams)
+
+    @property
+    def manager(self) -> str:
+        """The client of the status port."""
+        return MANAGER_OF_POOLS if self.is_pooled else MANAGER
+
+    def _first_of(self, pool: str) -> str:
+        """The upstream of a pool that answers the paths without a model."""
+        own = (model.upstreams[pool] for model in self.models.values() if pool in model.upstreams)
+        return next(own, NOBODY)
+
+    @property
+    def _roots(self) -> dict[str, str]:
+        """Client -> upstream that answers the paths without a model, of the clients with a pool."""
+        pooled = {client.name: self._first_of(client.pool) for client in self.clients or () if client.pool != SINGLE}
+        return {**pooled, MANAGER_OF_POOLS: self.first}
+
+    @property
     def lists(self) -> tuple[str, ...]:
         """The paths of lists of models."""
         return tuple(gateway_paths.LISTS)
@@ -149,7 +174,7 @@ class Gateway:
         about = {"prefix": gateway_paths.ABOUT, "at": gateway_paths.ABOUT.removesuffix("/")}
         return {
             "auth": "none" if self.clients is None else "keys",
-            "manager": MANAGER,
+            "manager": self.manager,
             "count": self.count,
             "cap": self.cap,
             "max_tokens": self.max_tokens,
@@ -159,10 +184,14 @@ class Gateway:
             "paths": dict(self._paths()),
             "about": {"method": "GET", "shape": "openai", "open": True, **about},
             "models": {
-                name: {"pools": {pool: location(up) for pool, up in model.upstreams.items()}, "details": model.details}
-                for name, model in self.models.items()
+                name: {"pools": self._pools(model), "details": model.details} for name, model in self.models.items()
             },
         }
+
+    def _pools(self, model: Served) -> dict[str, str]:
+        """Return pool -> location of a model."""
+        pools = {pool: location(upstream) for pool, upstream in model.upstreams.items()}
+        return {**pools, MANAGER_OF_POOLS: next(iter(pools.values()))} if self.is_pooled else pools
 
     def _paths(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for path in self.routed:
@@ -187,6 +216,9 @@ class Gateway:
             "passed": gateway_paths.PASSED,
             "pools": [(location(name), name) for name in self.upstreams],
             "first": self.first,
+            "pooled": self.is_pooled,
+            "common": self._first_of(SINGLE),
+            "roots": self._roots,
             "prefix": PREFIX,
             "keyed": self.clients is not None,
             "api": self.api,
@@ -204,7 +236,7 @@ class Gateway:
             **{name: render(f"balancer/{name}.j2", **values) for name in RENDERED},
             **trusted,
             DATA: json.dumps(self.data, indent=1).encode(),
-            CLIENTS: clients_file(self.clients or (), self.keys),
+            CLIENTS: clients_file(self.clients or (), self.keys, pooled=self.is_pooled),
             **{name: packaged(f"balancer/{name}") for name in SCRIPTS},
         }
 
@@ -217,16 +249,19 @@ class Gateway:
         return dict(sorted(classes.items()))
 
 
-def clients_file(clients: Sequence[Client], keys: Sequence[Key]) -> bytes:
+def clients_file(clients: Sequence[Client], keys: Sequence[Key], *, pooled: bool = False) -> bytes:
     """Return the file of the clients and their keys, as the scripts read the file.
 
     Args:
         clients: the clients.
         keys: the keys.
+        pooled: whether some instances belong to pools; a client with a pool says so too.
     """
+    is_pooled = pooled or any(client.pool != SINGLE for client in clients)
+    managers = [Client(MANAGER), *([Client(MANAGER_OF_POOLS, pool=MANAGER_OF_POOLS)] if is_pooled else [])]
     limits = {
         client.name: {"models": _set(client.models), "pool": client.pool, "tokens_per_day": client.tokens_per_day}
-        for client in (*clients, Client(MANAGER))
+        for client in (*clients, *managers)
     }
     hashes = {key.sha256: {"client": key.client, "expires": key.expires, "revoked": key.revoked} for key in keys}
     return json.dumps({"clients": limits, "keys": hashes}, indent=1).encode()

@@ -30,7 +30,7 @@ from provision.roles.balancer_gateway import (
 from provision.roles.balancer_words import few
 from provision.steps.instance.engine import Engine
 from provision.steps.nginx.balanced_engine import BalancedEngine
-from provision.steps.nginx.replica_sets import ReplicaSet
+from provision.steps.nginx.replica_sets import ReplicaSet, pools_of
 from provision.steps.nginx.router import NETWORKS
 from provision.steps.nginx.upstream import block_name
 from provision.steps.ollama import gateway_paths
@@ -132,12 +132,12 @@ class BodyRouter:
 
     def _gateway(self, sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Gateway:
         clients, keys = of_file(self.known) if self.known is not None else (None, ())
+        upstreams: dict[str, dict[str, str]] = {}
+        for place, replicas in enumerate(sets):
+            for model in replicas.models:
+                upstreams.setdefault(model, {})[replicas.pool] = block_name(engine.name, place)
         return Gateway(
-            models={
-                model: Served({"": block_name(engine.name, place)}, _details(model, engine))
-                for place, replicas in enumerate(sets)
-                for model in replicas.models
-            },
+            models={model: Served(of_pools, _details(model, engine)) for model, of_pools in upstreams.items()},
             root=engine.name,
             status_port=self.status_port,
             api=self.api,
@@ -199,6 +199,7 @@ def problems(
         engine: the engine of the instances.
         sets: the replica sets by the inventory.
     """
+    yield from _unguarded_pools(host, settings, sets)
     if settings.router == "none":
         return
     if not gateway_paths.are_of(engine.client_paths):
@@ -211,15 +212,31 @@ def problems(
         hint = f": {error.hint}" if error.hint else ""
         yield host.problem("balancer", ("clients",), f"names a file that cannot be used: {error.message}{hint}")
         return
-    for name, limits in known.clients.items() if known else ():
-        if limits.pool:
+    if known is None:
+        return
+    pools = set(pools_of(sets).values())
+    now = int(time.time())
+    usable = {key.client for key in known.keys if key.is_usable(now)}
+    for name, limits in known.clients.items():
+        if limits.pool and limits.pool not in pools and name in usable:
             yield host.problem(
-                "balancer", ("clients",), f"gives {name} the pool {limits.pool}, and no instance belongs to a pool yet"
+                "balancer",
+                ("clients",),
+                f"gives {name} the pool {limits.pool}, and no instance behind {host.name} belongs to the pool: write"
+                f" `pool: {limits.pool}` for the instances of the pool",
             )
         if limits.tokens_per_day and not settings.count_tokens:
             yield host.problem(
                 "balancer", ("count_tokens",), f"must be true, because {name} has tokens_per_day in {settings.clients}"
             )
+
+
+def _unguarded_pools(host: Host, settings: RouterSettings, sets: Sequence[ReplicaSet]) -> Iterator[Problem]:
+    """Yield pools of a balancer that does not know its clients."""
+    labels = [label for label, pool in pools_of(sets).items() if pool]
+    if labels and not (settings.router == "njs" and settings.clients):
+        told = f"is needed with `router: njs`: {few(labels)} belong to a pool, and keys alone tell its clients"
+        yield host.problem("balancer", ("clients",), told)
 
 
 def warnings(settings: RouterSettings, inventory: Inventory, sets: Sequence[ReplicaSet]) -> Iterator[str]:
@@ -239,7 +256,25 @@ def warnings(settings: RouterSettings, inventory: Inventory, sets: Sequence[Repl
     now = int(time.time())
     if not known.networks and not any(key.is_usable(now) for key in known.keys):
         yield f"{settings.clients} has no key in use, so the balancer refuses every request"
-    served = {model for replicas in sets for model in replicas.models}
     for name, limits in known.clients.items():
+        served = {model for replicas in sets if replicas.pool == limits.pool for model in replicas.models}
+        where = f" of the pool {limits.pool}" if limits.pool else ""
         if strange := [model for model in limits.models or () if model not in served]:
-            yield f"{name} may use {few(strange)} by {settings.clients}, which no instance serves"
+            yield f"{name} may use {few(strange)} by {settings.clients}, which no instance{where} serves"
+    yield from _pools_in_vain(settings, known, sets)
+
+
+def _pools_in_vain(settings: RouterSettings, known: ClientFile, sets: Sequence[ReplicaSet]) -> Iterator[str]:
+    """Yield a sentence about each pool without a client, and about clients that no instance is left for."""
+    pools = dict.fromkeys(pools_of(sets).values())
+    used = {limits.pool for limits in known.clients.values()}
+    for pool in pools:
+        if pool and pool not in used:
+            labels = [label for label, of in pools_of(sets).items() if of == pool]
+            yield (
+                f"{few(labels)} belong to the pool {pool}, and no client of {settings.clients} has the pool:"
+                f" `provision keys add NAME --pool {pool}` adds one"
+            )
+    if pools and "" not in pools and "" in used:
+        names = [name for name, limits in known.clients.items() if not limits.pool]
+        yield f"{few(names)} of {settings.clients} have no pool, and every instance belongs to a pool"

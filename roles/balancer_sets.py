@@ -8,7 +8,7 @@ from provision.inventory.topology import sources
 from provision.roles import balancer_names
 from provision.roles.balancer_words import few
 from provision.steps.nginx.model_routes import PREFIX
-from provision.steps.nginx.replica_sets import ReplicaSet, replica_sets
+from provision.steps.nginx.replica_sets import ReplicaSet, pools_of, replica_sets
 
 
 def of(host: Host, inventory: Inventory) -> tuple[ReplicaSet, ...]:
@@ -21,7 +21,8 @@ def of(host: Host, inventory: Inventory) -> tuple[ReplicaSet, ...]:
     instances = [instance for source in sources(host, inventory) for instance in source.instances]
     weights = {f"{own.host}/{own.name}": own.weight for own in instances}
     served = {f"{own.host}/{own.name}": balancer_names.served(own) for own in instances}
-    return replica_sets(served, balancer_names.traffic(instances), weights)
+    pools = {f"{own.host}/{own.name}": own.pool for own in instances}
+    return replica_sets(served, balancer_names.traffic(instances), weights, pools=pools)
 
 
 def note(sets: Sequence[ReplicaSet], router: str) -> str:
@@ -31,7 +32,10 @@ def note(sets: Sequence[ReplicaSet], router: str) -> str:
         sets: the replica sets of a balancer.
         router: how a request at the root finds the instances of its model.
     """
-    if len(sets) < 2:
+    pools: dict[str, list[str]] = {}
+    for label, pool in pools_of(sets).items():
+        pools.setdefault(pool, []).append(label)
+    if len(sets) < 2 and not any(pools):
         return ""
     root, others = sets[0].models, [model for replicas in sets[1:] for model in replicas.models]
     counts = Counter(label for replicas in sets for label in replicas.labels)
@@ -41,7 +45,9 @@ def note(sets: Sequence[ReplicaSet], router: str) -> str:
     parts = [f"the root of the balancer serves {few(root)} only"] if by_path else []
     parts += [f"clients reach {few(others)} at {PREFIX}NAME/"] if by_path and others else []
     parts += [f"requests for {few(each.models)} go to {balancer_names.percents(each)}" for each in sets if each.shares]
+    parts += [f"{few(labels)} serve clients of the pool {pool} alone" for pool, labels in pools.items() if pool]
     parts += [f"the requests at once of {few(shared)} are divided among its upstreams"] if shared else []
     parts += [f"nothing is sent to {few(idle)}, which has no models in the inventory"] if idle else []
     page = "grey-release" if any(replicas.shares for replicas in sets) else "serve-two-models"
+    page = "keys" if any(pools) else page
     return f"{'; '.join(parts)} (docs/runbooks/{page}.md)" if parts else ""

@@ -18,6 +18,7 @@ from provision.inventory import (
     ModelName,
     Name,
     Network,
+    PoolName,
     Port,
     Secret,
     Serving,
@@ -88,6 +89,9 @@ class Tuning(Base):
     no_proxy: Text | None = None
     """NO_PROXY: hosts to reach without the proxy, separated by commas. By default `proxy.no_proxy`, where the proxy is
     `proxy.https`."""
+    pool: PoolName | None = None
+    """Pool whose clients alone reach the instance, such as `research`, by their keys (`provision keys add NAME --pool
+    research`). Needs `balancer.router: njs` with `balancer.clients`. Empty: the common pool."""
     environment: dict[str, Text] = {}  # noqa: RUF012 - pydantic copies defaults
     """Further variables of Ollama, such as LLAMA_ARG_FIT_TARGET. A variable that Ollama does not read is refused."""
 
@@ -249,6 +253,7 @@ def instances(host_name: str, settings: Settings) -> tuple[Instance, ...]:
             weight=item.weight,
             parallel_auto=not wish.parallel,
             context_auto=not wish.context,
+            pool=value_of(settings, item, "pool") or "",
             **vars(serving(settings)),
         )
         for index, (name, item) in enumerate(named(settings))

@@ -298,8 +298,14 @@ def _canonical(model: str) -> str:
 
 
 def _unserved(limits: Limits, inventory: Inventory | None) -> list[str]:
-    """Return a sentence about each model of a client that no instance of the inventory serves."""
-    if inventory is None or limits.models is None:
+    """Return a sentence about a client's pool without instances, and about each model that no instance serves."""
+    if inventory is None:
         return []
-    served = {_canonical(model) for host in inventory.hosts for instance in host.instances for model in instance.models}
-    return [f"no instance of the inventory serves {model}" for model in limits.models if model not in served]
+    own = [each for host in inventory.hosts for each in host.instances if each.pool == limits.pool]
+    if limits.pool and not own:
+        missing = f"no instance of the inventory belongs to the pool {limits.pool}"
+        return [f"{missing}: write `pool: {limits.pool}` for the instances of the pool"]
+    served = {_canonical(model) for instance in own for model in instance.names}
+    where = f" of the pool {limits.pool}" if limits.pool else ""
+    strange = [model for model in limits.models or () if model not in served]
+    return [f"no instance of the inventory{where} serves {model}" for model in strange]

@@ -60,6 +60,7 @@ def _split(words: tuple[str, ...]) -> tuple[str, ...]:
     metavar="NETWORK",
     help="No key: admit these networks, such as 10.0.0.0/8; repeat, or separate by commas.",
 )
+@click.option("--pool", default="", metavar="LINE", help="Only the instances of this pool, which serve nobody else.")
 @EXPIRES
 @_options
 def add(
@@ -69,6 +70,7 @@ def add(
     rate: int,
     tokens_per_day: int,
     networks: tuple[str, ...],
+    pool: str,
     expires: str,
     inventory: str,
     extra_vars: tuple[str, ...],
@@ -90,7 +92,7 @@ def add(
         from provision.report import keys as report
 
         named = _split(models) if models else None
-        limits = Limits(named, concurrency, rate, tokens_per_day, networks=_split(networks))
+        limits = Limits(named, concurrency, rate, tokens_per_day, pool, _split(networks))
         request = _request(inventory, extra_vars)
         if networks and expires:
             hint = "leave --expires out; `provision keys rotate NAME --expires WHEN` makes a key for the client"

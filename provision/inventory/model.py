@@ -106,6 +106,7 @@ class Instance(Serving):
         weight: the share in the upstream.
         parallel_auto: whether the instance takes the proposal of the estimate for `parallel`.
         context_auto: whether the instance takes the proposal of the estimate for `context`.
+        pool: the pool whose clients alone reach the instance through a balancer; empty for the common pool.
     """
 
     host: str
@@ -122,6 +123,7 @@ class Instance(Serving):
     weight: int = 1
     parallel_auto: bool = False
     context_auto: bool = False
+    pool: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

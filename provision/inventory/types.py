@@ -37,6 +37,7 @@ _IMAGE = re.compile(
 )
 _MODEL_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _SPACE = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"  # without a dot: Ollama takes `registry.example/x` for no name
+_POOL = re.compile(r"(?:[a-z][a-z0-9_-]*)?")
 _MODEL = re.compile(rf"(?:(?:{_REGISTRY}/)?{_SPACE}/)?{_MODEL_PART}(?::{_MODEL_PART})?")
 _DURATION_PART = re.compile(r"([0-9.]+)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -185,6 +186,7 @@ Lines = Annotated[str, _check("text on lines that end in \\n, without other cont
 Name = Annotated[
     str, _check("a name of a-z, 0-9, '_', '.' and '-' that begins with a letter or digit", 63, _NAME.fullmatch)
 ]
+PoolName = Annotated[str, _check("a pool such as research, of a-z, 0-9, '_' and '-', or empty", 63, _POOL.fullmatch)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Url = Annotated[str, _check("an http:// or https:// URL without user, password, blank or quote", 2000, is_url)]
 Sha256 = Annotated[str, BeforeValidator(_lowered), _check("a sha256: 64 hexadecimal digits", 64, _SHA256.fullmatch)]

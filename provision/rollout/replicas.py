@@ -76,9 +76,13 @@ class Replicas:
         return sum(model in self._models(instance) for other in alike for instance in other.instances)
 
     def _models(self, instance: Instance) -> tuple[str, ...]:
-        """Return the models of an instance; a model without a name for an instance without models."""
+        """Return the models of an instance; a model without a name for an instance without models.
+
+        A model of a pool counts as a model of its own: no instance outside of a pool replaces an instance in the pool.
+        """
         names = (self._names.get(_canonical(instance, model), model) for model in instance.names)
-        return tuple(dict.fromkeys(names)) or ("",)
+        within = f" of the pool {instance.pool}" if instance.pool else ""
+        return tuple(f"{name}{within}" for name in dict.fromkeys(names)) or ("",)
 
     @cached_property
     def _names(self) -> Mapping[str, str]:

@@ -84,12 +84,19 @@ def test_a_question_of_a_browser_never_carries_the_clients_path(front: Balancer)
     assert arrived == ["/v1/chat/completions", "/api/chat", "/v1/models", "/"]
 
 
+def test_the_paths_without_a_model_are_answered_by_the_pool_of_the_client(front: Balancer) -> None:
+    for key, instance in ((ALICE, "ollama"), (CAROL, "line_2")):
+        for path in ("/", "/api/version"):
+            assert front.ask("GET", path, key=key).status == 200
+        assert front.taken() == [(instance, None)] * 2
+
+
 def test_the_status_port_needs_no_key_and_has_both_apis(tmp_path: Path) -> None:
     port = free_port()
     with balancing(tmp_path, replace(KEYED, api="openai", status_port=port)) as balancer:
         inside = balancer.gateway.at(port)
         reply = inside.ask("POST", "/api/chat", {"model": "tiny", "keep_alive": 0})
-        assert (reply.status, balancer.gateway.row(reply.mark)["name"]) == (200, "_provision")
+        assert (reply.status, balancer.gateway.row(reply.mark)["name"]) == (200, "_provision_pools")
         assert inside.ask("POST", "/models/tiny/api/chat", {"model": "tiny"}).status == 200
         assert [body for _, body in balancer.taken()] == [{"model": "tiny:latest"}] * 2
         assert inside.ask("POST", "/api/pull", {"model": "tiny"}).status == 403

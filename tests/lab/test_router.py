@@ -65,6 +65,7 @@ def test_bodies_choose_the_instances_and_keys_admit_clients(scratch: Any) -> Non
     _residency_stays(scratch)
     _keys_admit(scratch)
     _drift_is_found(scratch)
+    _pools_stay_apart(scratch)
 
     for name in ("router", "clients"):
         del scratch.vars["balancer"][name]
@@ -152,6 +153,48 @@ def _keys_admit(fleet: Any) -> None:
     assert [generate(fleet, SECOND, key)[0] for key in ("", bob, alice)] == [403, 403, 200], "revoked stays revoked"
     del fleet.vars["balancer"]["max_tokens"]
     fleet.deploy("--tags", "balancer")
+
+
+def _pools_stay_apart(fleet: Any) -> None:
+    """An instance of the line alone, whose model a common instance serves too."""
+    alice = fleet.provision("keys", "add", "dana").out.split()[0]
+    line = fleet.provision("keys", "add", "line", "--pool", "line")
+    assert "no instance of the inventory belongs to the pool line" in line.err
+    key = line.out.split()[0]
+    refused = fleet.provision("plan", "--json")
+    assert refused.code == 2
+    assert "gives line the pool line" in refused.out
+    own = fleet.hosts("gpu")["gpu-01"]["ollama"]["instances"][1]
+    own["pool"] = "line"
+    assert "gpu-01/ollama2: for clients of the pool line alone" in fleet.plan().out
+    run = fleet.deploy().doc["run"]
+    assert not any(fleet.changes().values())
+    verified = fleet.provision("verify", "--json")
+    assert verified.code == 0, verified
+    for path in ("/api/generate", f"/models/{MODEL}/api/generate"):
+        assert {generate(fleet, MODEL, alice, path) for _ in range(8)} == {(200, "gpu-01/ollama1")}
+        assert {generate(fleet, MODEL, key, path) for _ in range(8)} == {(200, "gpu-01/ollama2")}
+    assert generate(fleet, SECOND, key)[0] == 404
+    assert [model["id"] for model in ask(fleet, "/v1/models", key=key)[2]["data"]] == [MODEL]
+    assert [model["id"] for model in ask(fleet, "/v1/models", key=alice)[2]["data"]] == [MODEL, SECOND]
+    assert ask(fleet, "/api/version", key=key)[1] == "gpu-01/ollama2"
+
+    fleet.on("lb-01", "sed", "-i", "/# pool: line/d", f"{CONFIG}/upstream.conf")
+    assert fleet.changes()["lb-01"] == ["config:balancer"]
+    assert fleet.provision("verify", "--limit", "lb-01").code == 5
+    fleet.on("gpu-01", "docker", "stop", "ollama2")
+    for path in ("/api/generate", f"/models/{MODEL}/api/generate"):
+        assert {generate(fleet, MODEL, key, path)[0] for _ in range(4)} == {503}, "no other pool steps in"
+        assert {generate(fleet, MODEL, alice, path) for _ in range(4)} == {(200, "gpu-01/ollama1")}
+    fleet.on("gpu-01", "docker", "start", "ollama2")
+    fleet.deploy()
+    assert generate(fleet, MODEL, key) == (200, "gpu-01/ollama2")
+    assert not any(fleet.changes().values())
+
+    assert fleet.provision("rollback", run, "--yes", "--json").code == 0
+    assert {generate(fleet, MODEL, alice)[1] for _ in range(8)} == {"gpu-01/ollama1", "gpu-01/ollama2"}
+    assert generate(fleet, MODEL, key)[0] == 404, "a client of a pool never gets the common pool"
+    del own["pool"]
 
 
 def _networks_come_before_keys(fleet: Any, key: str) -> None:

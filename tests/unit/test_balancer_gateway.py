@@ -44,7 +44,7 @@ def test_the_data_has_sets_in_place_of_arrays() -> None:
     data = json.loads(text(GATEWAY, DATA))
     assert not arrays(data)
     assert data["models"]["b:1b"] == {
-        "pools": {"": "gateway_ollama", "line": "gateway_ollama_2"},
+        "pools": {"": "gateway_ollama", "line": "gateway_ollama_2", "_provision_pools": "gateway_ollama"},
         "details": {"size": 3},
     }
     known = json.loads(text(GATEWAY, CLIENTS))

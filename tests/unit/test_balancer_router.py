@@ -125,7 +125,7 @@ def test_the_clients_of_the_file_are_in_the_data_which_nobody_else_reads(tmp_pat
     [
         ("{", 0o600, "is no JSON"),
         ('{"clients": {}, "keys": []}', 0o644, "others may read the file"),
-        ('{"clients": {"alice": {"pool": "line"}}, "keys": []}', 0o600, "no instance belongs to a pool yet"),
+        ('{"clients": {"alice": {"pool": "Line"}}, "keys": []}', 0o600, "pool must be a name, or empty"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_a_problem_of_its_key(tmp_path: Path, content: str, mode: int, said: str) -> None:

@@ -11,7 +11,7 @@ from provision.steps.nginx import upstream
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.client_networks import STRANGER
 from provision.steps.nginx.model_routes import OPENAI, PREFIX, UNKNOWN
-from provision.steps.nginx.replica_sets import ReplicaSet
+from provision.steps.nginx.replica_sets import ReplicaSet, pools_of
 from provision.steps.nginx.upstream import InstanceRef, Member
 from provision.steps.nginx_paths import CONFIG
 
@@ -86,11 +86,39 @@ def shares(live: Any, sets: Sequence[ReplicaSet]) -> Iterator[Check]:
         sets: the replica sets by the inventory.
     """
     wanted = [replicas for replicas in sets if replicas.shares]
-    got = {replicas.models: replicas for replicas in upstream.sets(_upstream(live)) if replicas.shares}
+    listed = [replicas for replicas in upstream.sets(_upstream(live)) if replicas.shares]
+    got = {(replicas.pool, replicas.models): replicas for replicas in listed}
     for replicas in wanted:
-        found = got.get(replicas.models)
-        name = f"{', '.join(replicas.models)}: percent of each version, and weight of each instance"
+        found = got.get((replicas.pool, replicas.models))
+        where = f" in the pool {replicas.pool}" if replicas.pool else ""
+        name = f"{', '.join(replicas.models)}{where}: percent of each version, and weight of each instance"
         yield Check(name, _weighed(found) if found else "no such shares", _weighed(replicas))
+
+
+def pools(live: Any, sets: Sequence[ReplicaSet]) -> Iterator[Check]:
+    """Each pool has exactly its declared instances, and no instance of a pool is in the common pool.
+
+    Args:
+        live: testinfra's host.
+        sets: the replica sets by the inventory.
+    """
+    got, wanted = ({label: pool for label, pool in pools_of(each).items() if pool} for each in (_sets(live), sets))
+    if got or wanted:
+        yield Check("pool of each instance that has its own clients", got, wanted)
+
+
+def of_another_pool(replicas: ReplicaSet) -> Check:
+    """The streamed answer that nobody asks of a pool whose models another pool serves too.
+
+    Args:
+        replicas: a replica set of the pool.
+    """
+    asked = f"a streamed answer of {', '.join(replicas.models)} through the pool {replicas.pool}"
+    return Check(f"{NOT_ASKED}{asked}: verify has no key, and its port leads to another pool", True, True)
+
+
+def _sets(live: Any) -> tuple[ReplicaSet, ...]:
+    return upstream.sets(_upstream(live))
 
 
 def _weighed(replicas: ReplicaSet) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from provision.steps.base import Check, RefusalError, State, Step
 from provision.steps.facts import HostFacts
 from provision.steps.fleet_state import FleetState
-from provision.steps.nginx import balancer_checks, client_networks, model_routes, router, tls
+from provision.steps.nginx import balancer_checks, client_networks, model_routes, pools, router, tls
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.client_networks import Door
@@ -45,6 +45,7 @@ class Server:
         address: its address by the inventory alone, perhaps a name.
         settled: whether the instance listens at the address and nowhere else; else the address only leads to its host.
         models: names of its models and its public names, canonical and in lower case.
+        pool: the pool whose clients alone reach the instance; empty for the common pool.
     """
 
     host: str
@@ -56,6 +57,7 @@ class Server:
     settled: bool = False
     each: int = 0
     models: tuple[str, ...] = ()
+    pool: str = ""
 
     @property
     def label(self) -> str:
@@ -121,7 +123,8 @@ class Balancing(Generation):
         """The replica sets by the inventory."""
         weights = {server.label: server.weight for server in self.servers}
         served = {server.label: server.models for server in self.servers}
-        return replica_sets(served, self.traffic, weights, self.method)
+        declared = {server.label: server.pool for server in self.servers}
+        return replica_sets(served, self.traffic, weights, self.method, declared)
 
     @property
     def names(self) -> frozenset[str]:
@@ -135,8 +138,13 @@ class Balancing(Generation):
             raise RefusalError(self.tls.refused)
         listed = members(self.servers, self.fleet, facts, have)
         text = marks.text_of(have)
-        served = served_models(self.servers, self.fleet, [member.label for member in listed], marks.sets(text))
-        sets = replica_sets(served, self.traffic, {member.label: member.weight for member in listed}, self.method)
+        weights = {member.label: member.weight for member in listed}
+        served = served_models(self.servers, self.fleet, list(weights), marks.sets(text))
+        declared = {server.label: server.pool for server in self.servers}
+        pooled = pools.of_members(declared, self.fleet, list(weights), marks.sets(text))
+        if not (self.router and self.router.is_keyed):
+            pools.refuse_without_keys(pooled)
+        sets = replica_sets(served, self.traffic, weights, self.method, pooled)
         listed = with_requests(listed, marks.members(text), sets, self.fleet)
         upstream = Upstream(
             name=self.engine.name,
@@ -201,6 +209,7 @@ class Balancing(Generation):
         proposed = frozenset(s.label for s in self.servers if s.each)
         yield from balancer_checks.members(live, expected, self.engine, settled, proposed)
         yield from balancer_checks.shares(live, sets)
+        yield from balancer_checks.pools(live, sets)
         yield from self._through(live)
         for door in self.doors:
             yield from door.check(live)
@@ -224,12 +233,20 @@ class Balancing(Generation):
         yield from self._streams(live, *((inside, "") if self.router else (self.url, config)))
 
     def _streams(self, live: Any, base: str, config: str) -> Iterator[Check]:
-        """A streamed answer through each replica set: at the root, or without a router at the path of a model."""
+        """A streamed answer through each replica set: at the root, or without a router at the path of a model.
+
+        The status port reaches a model in the first of the model's pools alone.
+        """
         serving = balancer_checks.serving(live)
         sets = self.sets
+        reached: set[str] = set()
         for replicas in sets:
-            if replicas.models:
-                name = replicas.models[0]
+            new = [model for model in replicas.models if model not in reached]
+            reached.update(new)
+            if replicas.models and not new:
+                yield balancer_checks.of_another_pool(replicas)
+            if new:
+                name = new[0]
                 url = base if len(sets) == 1 or self.router else f"{base}{model_routes.PREFIX}{name}"
                 behind = {label: at for label, at in serving.items() if label in replicas.labels}
                 versions = [self.spelled[version] for version, _ in replicas.shares]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from provision.steps.base import RefusalError
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream as marks
-from provision.steps.nginx.replica_sets import ReplicaSet, models_of, models_without_carried
+from provision.steps.nginx.replica_sets import ReplicaSet, models_of, models_without_carried, pools_of
 from provision.steps.nginx.upstream import NOWHERE, InstanceRef, Member, Upstream
 
 
@@ -93,7 +93,8 @@ def is_not_ready(label: str, fleet: FleetState) -> bool:
 def _sets(past: Upstream, listed: Sequence[str], present: Sequence[ReplicaSet]) -> tuple[ReplicaSet, ...]:
     """Return the replica sets of the past, with the listed members that serve their models now.
 
-    A replica set without members stays, because the routes of the past name its block.
+    An instance of the past has the pool of the past, because only balancers know pools. A replica set without members
+    stays, because the routes of the past name its block.
     """
     served, own, then = models_of(present), models_without_carried(present), models_of(past.sets)
     if not past.sets:
@@ -101,14 +102,16 @@ def _sets(past: Upstream, listed: Sequence[str], present: Sequence[ReplicaSet]) 
         if len(present) > 1 and not any(set(listed) <= set(labels) for labels in same):
             raise _refusal(", ".join(listed))
         return ()
+    pools = {**pools_of(present), **pools_of(past.sets)}
     sets = []
     for replicas in past.sets:
-        names = [name for name in (*replicas.labels, *listed) if name in listed]
+        named = (*replicas.labels, *listed)
+        names = [name for name in named if name in listed and pools.get(name, "") == replicas.pool]
         if replicas.shares:
             sets.append(_divided(replicas, names, served, then))
             continue
         serving = [name for name in names if _belongs(name, replicas, own)]
-        sets.append(ReplicaSet(replicas.models, tuple(dict.fromkeys(serving))))
+        sets.append(ReplicaSet(replicas.models, tuple(dict.fromkeys(serving)), pool=replicas.pool))
     without = [name for name in listed if all(name not in replicas.labels for replicas in sets)]
     if without:
         raise _refusal(", ".join(without))

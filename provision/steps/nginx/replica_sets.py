@@ -5,6 +5,7 @@ Each replica set is an upstream of nginx, and nginx counts the requests of an in
 share of its limit in each.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,12 +22,14 @@ class ReplicaSet:
         labels: labels (`HOST/INSTANCE`) of the instances, in the order of their lines.
         shares: version and percent, where the models are public names of several models; empty for ordinary models.
         weights: weights of the instances, in the order of the labels; empty for the instances' own weights.
+        pool: the pool whose clients alone reach the instances; empty for the common pool.
     """
 
     models: tuple[str, ...]
     labels: tuple[str, ...]
     shares: tuple[tuple[str, int], ...] = ()
     weights: tuple[int, ...] = ()
+    pool: str = ""
 
     def version(self, models: Sequence[str]) -> str:
         """Return the version of an instance in a replica set with shares; empty where the instance has none.
@@ -42,18 +45,36 @@ def replica_sets(
     traffic: Traffic = MappingProxyType({}),
     own: Mapping[str, int] = MappingProxyType({}),
     balancing: str = "",
+    pools: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[ReplicaSet, ...]:
     """Return the replica sets of some instances. Models with the same instances share a replica set.
 
-    The replica set of the first model comes first, and instances without models come last. An instance that answers to
-    a public name by a version without a share is left out of the replica set of the public name.
+    Each pool has replica sets of its own, and those of the common pool come first. In a pool, the replica set of the
+    first model comes first, and instances without models come last. An instance that answers to a public name by a
+    version without a share is left out of the replica set of the public name.
 
     Args:
         served: label -> names of the models, canonical and in lower case.
         traffic: the versions of public names.
         own: label -> the instance's own weight; 1 where unknown.
         balancing: the method of the balancer, as nginx's directive.
+        pools: label -> pool, of instances outside of the common pool.
     """
+    names = dict.fromkeys(["", *(pools.get(label, "") for label in served)])
+    of_pool = {
+        pool: {label: models for label, models in served.items() if pools.get(label, "") == pool} for pool in names
+    }
+    return tuple(
+        dataclasses.replace(replicas, pool=pool)
+        for pool in names
+        for replicas in _replica_sets(of_pool[pool], traffic, own, balancing)
+    )
+
+
+def _replica_sets(
+    served: Mapping[str, Sequence[str]], traffic: Traffic, own: Mapping[str, int], balancing: str
+) -> tuple[ReplicaSet, ...]:
+    """Return the replica sets of the instances of a pool."""
     instances: dict[str, list[str]] = {}
     for label, models in served.items():
         for model in dict.fromkeys(models):
@@ -95,6 +116,15 @@ def models_of(sets: Sequence[ReplicaSet]) -> dict[str, tuple[str, ...]]:
         for label in replicas.labels:
             served[label] = (*served.get(label, ()), *replicas.models)
     return served
+
+
+def pools_of(sets: Sequence[ReplicaSet]) -> dict[str, str]:
+    """Return label -> pool, of the instances in some replica sets; an empty text is the common pool.
+
+    Args:
+        sets: all replica sets of a balancer.
+    """
+    return {label: replicas.pool for replicas in sets for label in replicas.labels}
 
 
 def models_without_carried(sets: Sequence[ReplicaSet]) -> dict[str, tuple[str, ...]]:

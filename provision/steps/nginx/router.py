@@ -6,7 +6,8 @@ from typing import Protocol
 
 from provision.steps.base import State
 from provision.steps.nginx.balanced_engine import BalancedEngine
-from provision.steps.nginx.replica_sets import ReplicaSet
+from provision.steps.nginx.replica_sets import ReplicaSet, pools_of
+from provision.steps.nginx.upstream import sets, text_of
 from provision.steps.system.file_scan import Content
 
 SUMMARY = "gateway_http.conf"
@@ -63,7 +64,22 @@ def cost(have: State, want: State) -> str:
     opened, closed = _networks(want) - _networks(have), _networks(have) - _networks(want)
     said += [f"clients in {_few(opened)} need no key"] if opened else []
     said += [f"clients in {_few(closed)} need a key"] if closed and _KEYED in after else []
-    return "; ".join(said)
+    return "; ".join([*said, *_moved(have, want)])
+
+
+def _moved(have: State, want: State) -> list[str]:
+    """The instances that change their pool, in words."""
+    before, after = (pools_of(sets(text_of(state))) for state in (have, want))
+    found: dict[str, list[str]] = {}
+    for label, pool in after.items():
+        if pool != before.get(label, ""):
+            found.setdefault(pool, []).append(label)
+    return [
+        f"{', '.join(labels)}: for clients of the pool {pool} alone"
+        if pool
+        else f"{', '.join(labels)}: for all clients without a pool again"
+        for pool, labels in found.items()
+    ]
 
 
 def _summary(state: State) -> bytes:

@@ -34,6 +34,7 @@ _DRAINED = re.compile(r"^[ \t]*# drained (\S+) since (\S+) by (\S+): ?(.*)$", re
 _METHOD = re.compile(r"^[ \t]*((?:least_conn|ip_hash|random|hash)\b[^;\n]*);$", re.MULTILINE)
 _NAME = re.compile(r"^[ \t]*upstream ([a-z][a-z0-9_]*) \{$", re.MULTILINE)
 _MODEL = re.compile(r"^[ \t]*# model: ([a-z0-9_./:-]{1,500})$", re.MULTILINE)
+_POOL = re.compile(r"^[ \t]*# pool: ([a-z][a-z0-9_-]{0,62})$", re.MULTILINE)
 _SHARE = re.compile(r"^[ \t]*# share: ([0-9]{1,3}) ([a-z0-9_./:-]{1,500})$", re.MULTILINE)
 _ZONE = re.compile(r"^[ \t]*zone (\S+) ([0-9]+)k;$", re.MULTILINE)
 _KEEPALIVE = re.compile(r"^[ \t]*keepalive ([0-9]+);$", re.MULTILINE)
@@ -141,6 +142,7 @@ class Block(NamedTuple):
         members: the instances, each with its share of the requests at once, and its weight in this block.
         method: the balancing method as nginx's directive, or empty for round robin.
         shares: version and percent, where the models are public names.
+        pool: the pool of the instances; empty for the common pool.
     """
 
     name: str
@@ -148,6 +150,7 @@ class Block(NamedTuple):
     members: tuple[Member, ...]
     method: str = ""
     shares: tuple[tuple[str, int], ...] = ()
+    pool: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,13 +187,13 @@ class Upstream:
         """
         pieces = _pieces(text)
         known = members(text)
-        names = [_name(piece) for piece in pieces]
+        names = [_first(_NAME, piece) for piece in pieces]
         plain = [piece for piece in pieces if not _is_divided(piece)] or pieces
         listing = [piece for piece in (*plain, *pieces) if members(piece) or not known]
         settings = next((_settings(piece) for piece in listing), None)
         if settings is None or names != [block_name(names[0], place) for place in range(len(names))]:
             return None
-        settings["method"] = _method(plain[0])
+        settings["method"] = _first(_METHOD, plain[0])
         if _disagree(pieces, settings, known):
             return None
         return cls(name=names[0], **settings, members=tuple(known.values()), sets=sets(text))
@@ -218,7 +221,8 @@ class Upstream:
             weights = replicas.weights or [known[name].weight for name in replicas.labels]
             listed = tuple(shared(name, weight) for name, weight in zip(replicas.labels, weights, strict=True))
             method = traffic_shares.method(self.method) if len(replicas.shares) > 1 else self.method
-            return Block(block_name(self.name, number), replicas.models, listed, method, replicas.shares)
+            name = block_name(self.name, number)
+            return Block(name, replicas.models, listed, method, replicas.shares, replicas.pool)
 
         return tuple(block(number, replicas) for number, replicas in enumerate(self.sets))
 
@@ -307,7 +311,7 @@ def _replicas(piece: str) -> ReplicaSet:
     lines = {line.label: line.weight for line in _lines(piece)}
     shares = tuple((version, int(percent)) for percent, version in _SHARE.findall(piece))
     weights = tuple(lines.values()) if _is_divided(piece) else ()
-    return ReplicaSet(tuple(_MODEL.findall(piece)), tuple(lines), shares, weights)
+    return ReplicaSet(tuple(_MODEL.findall(piece)), tuple(lines), shares, weights, _first(_POOL, piece))
 
 
 def _is_divided(piece: str) -> bool:
@@ -349,30 +353,25 @@ def _pieces(text: str) -> list[str]:
     return [text[start:end] for start, end in pairwise(starts)]
 
 
-def _name(piece: str) -> str:
-    found = _NAME.search(piece)
+def _first(pattern: re.Pattern[str], piece: str) -> str:
+    found = pattern.search(piece)
     return found[1] if found else ""
 
 
 def _settings(piece: str) -> dict[str, Any] | None:
     """The settings of a block; None where provision did not write the block."""
     zone, keepalive = (pattern.search(piece) for pattern in (_ZONE, _KEEPALIVE))
-    if zone is None or zone[1] != _name(piece) or keepalive is None:
+    if zone is None or zone[1] != _first(_NAME, piece) or keepalive is None:
         return None
     parameters = next((match[3] for match in _MEMBER.finditer(piece)), "")
     fail_timeout = _FAIL_TIMEOUT.search(parameters)
     return {
-        "method": _method(piece),
+        "method": _first(_METHOD, piece),
         "max_fails": _numbers(parameters).get("max_fails", 1),
         "fail_timeout": fail_timeout[1] if fail_timeout else "10s",
         "keepalive": int(keepalive[1]),
         "zone": int(zone[2]),
     }
-
-
-def _method(piece: str) -> str:
-    found = _METHOD.search(piece)
-    return found[1] if found else ""
 
 
 def _disagree(pieces: Sequence[str], settings: Mapping[str, Any], known: Mapping[str, Member]) -> bool:

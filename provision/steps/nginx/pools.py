@@ -1,0 +1,43 @@
+"""Pools: instances behind a balancer that serve the clients of a pool and nobody else. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+from provision.steps.base import RefusalError
+from provision.steps.fleet_state import FleetState
+from provision.steps.nginx.replica_sets import ReplicaSet, pools_of
+from provision.steps.nginx.upstream import InstanceRef
+
+
+def of_members(
+    declared: Mapping[str, str], fleet: FleetState, listed: Sequence[str], present: Sequence[ReplicaSet]
+) -> dict[str, str]:
+    """Return label -> pool of the members. A host that the run did not finish keeps the pools of the present.
+
+    Args:
+        declared: label -> pool by the inventory; an empty text is the common pool.
+        fleet: the state of the fleet.
+        listed: labels of all members.
+        present: the replica sets of the present upstream; empty where unknown.
+    """
+    known = pools_of(present)
+    finished = {label for label in declared if InstanceRef.of(label).host in fleet.addresses}
+    return {
+        label: known[label] if label in known and label not in finished else declared.get(label, "") for label in listed
+    }
+
+
+def refuse_without_keys(pools: Mapping[str, str]) -> None:
+    """Refuse pools of a balancer whose clients need no keys: every client would reach the instances.
+
+    Args:
+        pools: label -> pool of the members.
+
+    Raises:
+        RefusalError: an instance belongs to a pool.
+    """
+    if labels := [label for label, pool in pools.items() if pool]:
+        hosts = sorted({InstanceRef.of(label).host for label in labels})
+        raise RefusalError(
+            f"{', '.join(labels)}: the balancer has the instances in a pool, and without keys every client would reach"
+            f" the instances; deploy {', '.join(hosts)} in the same run, so that the instances leave the pool"
+        )
