@@ -153,7 +153,11 @@ class Gateway:
 
     @property
     def _roots(self) -> dict[str, str]:
-        """Client -> upstream that answers the paths without a model, of the clients with a pool."""
+        """Client -> upstream that answers the paths without a model, of the clients with a pool.
+
+        nginx looks for a name in a variable of `proxy_pass` among its upstreams first (ngx_http_upstream.c), so that
+        no name is resolved.
+        """
         pooled = {client.name: self._first_of(client.pool) for client in self.clients or () if client.pool != SINGLE}
         return {**pooled, MANAGER_OF_POOLS: self.first}
 

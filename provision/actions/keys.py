@@ -134,17 +134,18 @@ def add(
         file: path of the file of clients; empty for `balancer.clients` of the inventory.
 
     Raises:
-        UsageError: the client exists, a value is wrong, or no file is named.
+        UsageError: the client exists, a value is wrong, the client's pool has no instance, or no file is named.
         InventoryError: the inventory has problems.
     """
     from provision.inventory.client_file import Limits
 
     inventory, path = _place(request, file)
     rights = _rights(limits or Limits())
+    remarks = _unserved(rights, inventory)
     with _changing(path) as (clients, write):
         changed, key = clients.added(name, rights, _now(request), expires)
         write(changed)
-    return _new_key(changed, key, path, _now(request), _unserved(rights, inventory))
+    return _new_key(changed, key, path, _now(request), remarks)
 
 
 def admit(request: Request, name: str, limits: Limits, *, file: str = "") -> Admitted:
@@ -162,9 +163,10 @@ def admit(request: Request, name: str, limits: Limits, *, file: str = "") -> Adm
     """
     inventory, path = _place(request, file)
     rights = _rights(limits)
+    remarks = _unserved(rights, inventory)
     with _changing(path) as (clients, write):
         write(clients.admitted(name, rights))
-    return Admitted(name, rights.networks, path, _unserved(rights, inventory))
+    return Admitted(name, rights.networks, path, remarks)
 
 
 def rotate(
@@ -298,13 +300,17 @@ def _canonical(model: str) -> str:
 
 
 def _unserved(limits: Limits, inventory: Inventory | None) -> list[str]:
-    """Return a sentence about a client's pool without instances, and about each model that no instance serves."""
+    """Return a sentence about each model of a client that no instance of the client's pool serves.
+
+    Raises:
+        UsageError: the client's pool has no instance.
+    """
     if inventory is None:
         return []
     own = [each for host in inventory.hosts for each in host.instances if each.pool == limits.pool]
     if limits.pool and not own:
-        missing = f"no instance of the inventory belongs to the pool {limits.pool}"
-        return [f"{missing}: write `pool: {limits.pool}` for the instances of the pool"]
+        hint = f"write `pool: {limits.pool}` for the instances of the pool first"
+        raise UsageError(f"no instance of the inventory belongs to the pool {limits.pool}", hint)
     served = {_canonical(model) for instance in own for model in instance.names}
     where = f" of the pool {limits.pool}" if limits.pool else ""
     strange = [model for model in limits.models or () if model not in served]

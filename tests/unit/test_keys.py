@@ -307,3 +307,11 @@ def test_no_plan_no_journal_and_no_word_of_a_command_shows_a_key_or_its_hash(
     assert key not in "".join(shown)
     assert hashed(key) not in "".join(shown)
     assert held == [("gateway_clients.json", 0o600, "root:root")]
+
+
+def test_a_client_may_have_a_pool(terminal: Terminal) -> None:
+    terminal.key("add", "line", "--pool", "research")
+    assert [client["pool"] for client in terminal.document("list")["clients"]] == ["research"]
+    assert "pool research" in terminal.type("list")
+    terminal.type("add", "other", "--pool", "No Name", code=2)
+    assert "pool must be a name" in terminal.err

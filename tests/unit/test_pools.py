@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from provision.errors import InventoryError
-from provision.inventory import Inventory
+from provision import actions, testing
+from provision.actions import keys
+from provision.errors import InventoryError, UsageError
+from provision.inventory import Inventory, client_file
 from provision.inventory.client_file import ClientFile, Limits, save
 from provision.plan import role_interface
 from provision.rollout.replicas import Replicas
@@ -244,3 +246,16 @@ def test_shares_of_a_public_name_hold_in_each_pool() -> None:
     assert shared[""].weights == (9, 2, 9)
     assert shared["line"].labels == ("h/3", "h/4")
     assert shared["line"].weights == (1, 1)
+
+
+def test_a_key_for_a_pool_needs_instances_of_the_pool(tmp_path: Path) -> None:
+    load(tmp_path, bob="")
+    request = actions.Request(str(tmp_path / "inventory.yaml"), setup=testing.setup(tmp_path))
+    made = keys.add(request, "dana", Limits(models=("a:1b",), pool="line"))
+    assert made.remarks == []
+    assert client_file.load(made.file).clients["dana"].pool == "line"
+    assert keys.add(request, "eve", Limits(models=("b:1b",))).remarks == ["no instance of the inventory serves b:1b"]
+    before = made.file.read_bytes()
+    with pytest.raises(UsageError, match="no instance of the inventory belongs to the pool other"):
+        keys.add(request, "finn", Limits(pool="other"))
+    assert made.file.read_bytes() == before

@@ -52,7 +52,8 @@ MODELS = st.sampled_from(("deepseek-r1:32b", "bge-m3:latest", "hf.co/a/b:q4_k_m"
 def several(draw: st.DrawFn) -> Upstream:
     """Return an upstream with replica sets. Its members have the order of their first lines."""
     made = draw(upstreams())
-    sets = replica_sets({member.label: draw(st.lists(MODELS, unique=True)) for member in made.members})
+    pools = {member.label: draw(st.sampled_from(("", "line", "b-2_c"))) for member in made.members}
+    sets = replica_sets({member.label: draw(st.lists(MODELS, unique=True)) for member in made.members}, pools=pools)
     by_label = {member.label: member for member in made.members}
     counts = {name: max(1, len(models)) for name, models in models_of(sets).items()}
     listed = {
