@@ -51,7 +51,7 @@ def test_the_whole_read_is_few_commands_and_asks_docker_in_one_of_them(tmp_path)
     commands, text = reads(frozenset(role_interface.order()), tmp_path)
     assert len(commands) <= 16
     assert [str(command) for command in commands if command.slow] == ["host facts", "look at Docker"]
-    assert len(text) < 26_100
+    assert len(text) < 26_400
     assert text.count(b"-exec cat") == 1, "one program prints contents, except for files that a container may change"
     assert text.count(b"--query-gpu=") == 2, "the second runs where instances run and no process is listed"
     assert text.count(b"docker ps -aq") == 1, "where containers are published comes of the look at Docker"

@@ -1,4 +1,4 @@
-"""The images and volumes in the answer of the look at Docker. Pure."""
+"""The images, volumes and networks in the answer of the look at Docker. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,8 @@ def parse(sections: Mapping[str, list[str]]) -> tuple[dict[str, str], dict[str, 
         sections: name -> lines, of the answer.
     """
     if "api" in sections:
-        images, volumes, *configs = map(json.loads, sections["api"])
+        images, volumes, *more = map(json.loads, sections["api"])
+        configs = [item for item in more if isinstance(item, dict)]
         references = {
             reference: image["Id"]
             for image in images
@@ -28,6 +29,17 @@ def parse(sections: Mapping[str, list[str]]) -> tuple[dict[str, str], dict[str, 
         {item["name"]: _labels(item["labels"]) for item in volumes},
         {image["id"]: image["config"] for image in configs},
     )
+
+
+def networks(sections: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """Name -> network, in the words of Docker's API, with which the client's words agree.
+
+    Args:
+        sections: see `parse`.
+    """
+    lists = [item for item in map(json.loads, sections.get("api", ())) if isinstance(item, list)]
+    items = lists[1] if len(lists) > 1 else [json.loads(line) for line in sections.get("networks", ())]
+    return {item["Name"]: item for item in items}
 
 
 def _images(rows: list[dict[str, str]]) -> dict[str, str]:

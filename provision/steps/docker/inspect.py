@@ -48,6 +48,7 @@ _CONTAINER = (
     f'{{{{if index .Config.Labels "{MANAGED}"}}}}"host":{{{{json .HostConfig}}}},'
     '"config":{{json .Config}},{{end}}'
     '"networks":[{{range $name, $_ := .NetworkSettings.Networks}}{{json $name}},{{end}}null],'
+    '"network_ids":[{{range .NetworkSettings.Networks}}{{json .NetworkID}},{{end}}null],'
     '"attached":[{{range .NetworkSettings.Networks}}[{{json .IPAddress}},{{json .Gateway}}],{{end}}null]}'
 )
 _IMAGE = '{"repository":{{json .Repository}},"tag":{{json .Tag}},"digest":{{json .Digest}},"id":{{json .ID}}}'
@@ -119,17 +120,18 @@ ours
 }}
 {model_files.shell(probes).strip()}
 {content.STILL_DAMAGED.strip()}
-# All images and volumes, and the configuration of the images of our containers: one that was removed has none any more.
+# All images, volumes and networks, and the configuration of the images of our containers: a removed image has none.
 # One call of Docker's API tells it all; where that cannot be called, three of its client do.
 listed() {{
   ids=$(printf '%s\n' "$ours" | sed -nE 's/^([^ ]+ ){{4}}(sha256:[0-9a-f]+)( .*)?$/\2/p' | sort -u)
-  urls=$(for id in $ids; do echo "{_API}/images/$id/json"; done)
+  urls={_API}/networks$(for id in $ids; do echo " {_API}/images/$id/json"; done)
   said=$(curl --noproxy '*' -sf -m {ANSWERS} -w '\n' --unix-socket {SOCKET} {_API}/images/json {_API}/volumes $urls)
   case $said in '['*"]$nl"*'{{"Volumes":'*) echo '# api'; printf '%s\n' "$said"; return ;; esac
   echo '# image configs'
   [ -z "$ids" ] || timeout {ANSWERS} docker image inspect --format '{_IMAGE_CONFIG}' $ids 2>/dev/null || :
   echo '# images'; docker image ls --no-trunc --digests --format '{_IMAGE}' || exit {SILENT}
   echo '# volumes'; docker volume ls --format '{_VOLUME}' || exit {SILENT}
+  echo '# networks'; docker network inspect --format '{{{{json .}}}}' $(docker network ls -q) || exit {SILENT}
 }}
 # the instances answer into the pipe while Docker is asked
 probes | {{
@@ -180,6 +182,7 @@ class Docker:
             of ours has `image_config`: the configuration of its image, or None where the image was removed.
         images: reference (`repository:tag`, `repository@digest`) -> image id.
         volumes: name -> labels.
+        networks: name -> network, as in Docker's API.
         pulled: reference -> image id, of images that we pulled; the last pulled or replaced image comes first. The id
             is empty where an earlier version of provision pulled the image.
         listening: listening TCP sockets.
@@ -192,6 +195,7 @@ class Docker:
     containers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     volumes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pulled: Mapping[str, str] = field(default_factory=dict)
     listening: tuple[Listener, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -329,6 +333,7 @@ def _parse(stdout: bytes, probes: Probes) -> Docker:
             containers=containers,
             images=images,
             volumes=volumes,
+            networks=image_list.networks(sections),
             pulled=dict((line + " ").split(" ")[:2] for line in sections["pulled"]),
             listening=tuple(listeners.parse(line) for line in sections["listening"]),
             files=files,
