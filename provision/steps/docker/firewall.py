@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 from provision.command import Answer, Command, Script, look, sh
 from provision.steps.base import BlockedError, Check, Fact, Owned, State, Step, UnreadableError
+from provision.steps.docker import isolation
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.instance_paths import FIREWALL_RULES
 from provision.steps.wording import Vocabulary, Words
@@ -35,9 +36,7 @@ ID = f"firewall:{PARENT}"
 
 # A chain is absent where iptables says "No chain". iptables-nft 1.8.9 (Debian 12) calls an absent chain
 # incompatible, as it calls a chain that it cannot read (docs/facts.md#docker-ports): iptables-save tells the two apart.
-SCRIPT = Script(
-    "docker/read-firewall",
-    f"""
+_READ = f"""
 command -v iptables >/dev/null 2>&1 || exit 0
 for chain in {PARENT} {CHAIN}; do
   if said=$(iptables -w 10 -S "$chain" 2>&1); then printf '%s\\n' "$said"
@@ -56,9 +55,13 @@ for chain in {PARENT} {CHAIN}; do
 done
 iptables -w 10 -S FORWARD || exit 76
 echo '# end'
-""",
-)
+"""
+SCRIPT = Script("docker/read-firewall", _READ)
 COMMAND = look(SCRIPT, title="look at DOCKER-USER")
+ISOLATED = look(
+    Script("docker/read-isolation", _READ.replace("\necho '# end'", isolation.READ + "echo '# end'")),
+    title="look at DOCKER-USER and INPUT",
+)
 
 # Each of the three commits is atomic, so that no packet passes in between: first the chain is filled, then each jump is
 # moved to the first place. The script deletes a jump by its words and not by its number, because another program's
@@ -85,18 +88,21 @@ LOOK = """
 iptables -w 10 -S %s 1 && iptables -w 10 -S %s && iptables -w 10 -S FORWARD
 echo '# file'; sed -n 's/^-A PROVISION //p' %s
 """
+LOOK_INSIDE = isolation.LOOK + LOOK
 RULE = f"-A {CHAIN} "
 BRIDGE = "docker0"  # Docker's own bridge, on which our containers are
 MOST, LONGEST = 5, 200  # foreign rules to name, and characters of each
-FILL = Script("docker/fill-chain", APPLY + "printf '%s' \"$1\" | apply")
-REMOVE = Script(
-    "docker/remove-chain",
-    f"""
+_FILL = APPLY + "printf '%s' \"$1\" | apply"
+FILL = Script("docker/fill-chain", _FILL)
+FILL_AND_ENTER = Script("docker/fill-chain-and-enter", isolation.ENTER + _FILL + "\nenter\n")
+FILL_AND_LEAVE = Script("docker/fill-chain-and-leave", f"{_FILL}\n{isolation.LEAVE}")
+_REMOVE = f"""
 while iptables -w 10 -D {PARENT} -j {CHAIN} 2>/dev/null; do :; done
 iptables -w 10 -F {CHAIN} 2>/dev/null || :
 iptables -w 10 -X {CHAIN} 2>/dev/null || :
-""",
-)
+"""
+REMOVE = Script("docker/remove-chain", _REMOVE)
+LEAVE_AND_REMOVE = Script("docker/leave-and-remove-chain", isolation.LEAVE + _REMOVE)
 
 
 def direct(inside: int, bridge: str = BRIDGE) -> str:
@@ -123,6 +129,8 @@ class Firewall(Step):
         address: the address of the published ports, or a pure function from the host facts to the address.
         admit: the networks that may reach the ports, or a pure function from the host facts to the networks.
         bridge: the declared bridge of Docker. Bridges of running containers of ours are closed too.
+        bridges: the bridges of instances with a network of their own. With such bridges, the ports are closed to the
+            instances too.
         after: ids of steps that change the rules behind our back.
     """
 
@@ -131,6 +139,7 @@ class Firewall(Step):
         "ahead": Words("a rule of another program comes first"),
         "first": Words("not first in DOCKER-USER"),
         "rules": Words("other rules", "rules"),
+        "entered": Words("packets from instances for the host do not pass our rules first"),
     }
 
     ports: tuple[int, ...]
@@ -138,6 +147,7 @@ class Firewall(Step):
     address: str | Callable[[HostFacts], str]
     admit: tuple[str, ...] | Callable[[HostFacts], tuple[str, ...]]
     bridge: str = BRIDGE
+    bridges: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
     @property
@@ -146,12 +156,16 @@ class Firewall(Step):
         return ID
 
     def fact(self) -> Fact:
-        """Reads both chains."""
-        return Fact(COMMAND, parse)
+        """Reads both chains, and INPUT for instances with networks of their own."""
+        return Fact(ISOLATED if self.bridges else COMMAND, parse)
+
+    def restored_fact(self, past: State) -> Fact:
+        """Reads INPUT too where the past rules kept instances from each other."""
+        return Fact(ISOLATED, parse) if isolation.is_isolated(past or {}) else self.fact()
 
     def want(self, facts: HostFacts, have: State) -> State:
         """The rules, in a chain that comes first on the way of every packet for a container."""
-        return {**FIRST, "rules": self.rules(_known(facts))}
+        return {**FIRST, "rules": self.rules(_known(facts)), **({"entered": True} if self.bridges else {})}
 
     def rules(self, facts: HostFacts) -> list[str]:
         """The rules of our chain, in the words of `iptables -A`.
@@ -163,10 +177,14 @@ class Firewall(Step):
         """
         address = self.address(facts) if callable(self.address) else self.address
         places = [*((address, port) for port in self.ports), *_published(facts)]
-        return [*self._rules(places, facts), *self._direct(facts)]
+        return [*self._isolation(places), *self._rules(places, facts), *self._direct(facts)]
+
+    def _isolation(self, places: Iterable[tuple[str, int]]) -> list[str]:
+        outside = [at for at in dict.fromkeys(places) if not ipaddress.ip_address(at[0]).is_loopback]
+        return [isolation.rule(_match(*at)) for at in outside] if self.bridges else []
 
     def _direct(self, facts: HostFacts) -> list[str]:
-        return [direct(self.inside, bridge) for bridge in dict.fromkeys((self.bridge, *facts.bridges))]
+        return [direct(self.inside, bridge) for bridge in dict.fromkeys((self.bridge, *self.bridges, *facts.bridges))]
 
     def _rules(self, places: Iterable[tuple[str, int]], facts: HostFacts) -> list[str]:
         admit = self.admit(facts) if callable(self.admit) else self.admit
@@ -179,9 +197,11 @@ class Firewall(Step):
 
     def commands(self, have: State, want: State) -> Sequence[Command]:
         """Fills the chain and puts it first, or removes the chain."""
+        was, is_wanted = isolation.is_isolated(have or {}), isolation.is_isolated(want or {})
         if want is None:
-            return [sh(REMOVE, title=f"remove chain {CHAIN}")]
-        return [sh(FILL, restore_text(want["rules"]), title=f"fill chain {CHAIN}, first in {PARENT}")]
+            return [sh(LEAVE_AND_REMOVE if was else REMOVE, title=f"remove chain {CHAIN}")]
+        script = FILL_AND_ENTER if is_wanted else FILL_AND_LEAVE if was else FILL
+        return [sh(script, restore_text(want["rules"]), title=f"fill chain {CHAIN}, first in {PARENT}")]
 
     def restore(self, facts: HostFacts, have: State, past: Mapping[str, Any]) -> State:
         """The past rules, first on the way of every packet for a container, and rules for the ports that are still
@@ -190,7 +210,7 @@ class Firewall(Step):
         if self.ports:  # without a declared chain nobody knows any more which networks to admit
             rules += self._rules((at for at in _published(_known(facts)) if not _closes(rules, *at)), facts)
             rules += [rule for rule in self._direct(facts) if rule not in rules]
-        return {**past, **FIRST, "rules": rules}
+        return {**past, **FIRST, "rules": rules, **({"entered": True} if isolation.is_isolated(past) else {})}
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """The usual lines, a line for each rule to add and to remove, and the name of each foreign rule before ours,
@@ -203,7 +223,7 @@ class Firewall(Step):
 
     def check(self, live: Any) -> Iterator[Check]:
         """A packet for an instance meets our rules before any other, and no foreign rule is among ours."""
-        result = live.run(LOOK, PARENT, CHAIN, FIREWALL_RULES)
+        result = live.run(LOOK_INSIDE if self.bridges else LOOK, PARENT, CHAIN, FIREWALL_RULES)
         rules, _, file = result.stdout.partition("# file\n")
         lines, ours = rules.splitlines(), [canonical(line) for line in file.splitlines()]
         yield Check(
@@ -219,6 +239,8 @@ class Firewall(Step):
         )
         yield Check("ways around the published ports", open_ways, [])
         yield Check("FORWARD leads to DOCKER-USER", f"-A FORWARD -j {PARENT}" in lines, True)
+        if self.bridges:
+            yield Check("INPUT begins with our rules", isolation.entered(lines).get("entered"), True)
 
 
 def _rules_diff(have: State, want: State) -> list[str]:
@@ -297,6 +319,7 @@ def parse(answer: Answer) -> State:
         "ahead": _ahead(lines),
         "first": parent[:1] == jumps and bool(jumps),
         "rules": [canonical(rule) for rule in rules],
+        **isolation.entered(lines),
     }
 
 
@@ -328,7 +351,7 @@ def canonical(rule: str) -> str:
 def _rejects(line: str, port: int) -> bool:
     """Whether a rule closes a published port to everybody; `direct` is about a container's own address."""
     match = "--ctorigdst " in line and f"--ctorigdstport {port} " in line
-    return match and "-j REJECT" in line and " -s " not in line
+    return match and "-j REJECT" in line and " -s " not in line and " -i " not in line
 
 
 @dataclass(frozen=True, kw_only=True)
