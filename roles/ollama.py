@@ -19,13 +19,14 @@ from provision.steps import engines, nvidia_smi
 from provision.steps.base import Owned, Step
 from provision.steps.docker.firewall import OwnedFirewall
 from provision.steps.docker.image import Image, OwnedImages
+from provision.steps.docker.network import Network, OwnedNetworks
 from provision.steps.docker.registry_login import registry_of
 from provision.steps.docker.volume import OwnedVolumes
 from provision.steps.instance import boot, endpoint, storage
 from provision.steps.instance.automatic import Automatic
 from provision.steps.instance.conflicts import Holders
 from provision.steps.instance.container import Container, OwnedContainers
-from provision.steps.instance.create_arguments import bind, fingerprint, volume
+from provision.steps.instance.create_arguments import BRIDGE, bind, fingerprint, volume
 from provision.steps.instance.previous import OwnedPrevious
 from provision.steps.instance_paths import FOLDER, PROGRAMS, env_file
 from provision.steps.ollama.engine import OLLAMA
@@ -99,6 +100,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     yield from boot.start_steps(host, address, _kept_loaded(settings, instances), OLLAMA)
     yield File(path=nvidia_smi.RECORD, content=lambda facts: nvidia_smi.record_text(facts.record))
     yield from storage.steps(instances)
+    yield from (Network(name=name) for name in boot.own_networks(host).values())
     yield from _containers(host, inventory)
 
 
@@ -147,6 +149,7 @@ def _container(host: Host, inventory: Inventory, instance: Instance, item: Insta
         pids=pids or 0,
         log_max_size=settings.log_max_size,
         log_max_file=settings.log_max_file,
+        network=boot.own_networks(host).get(instance.name, BRIDGE),
         automatic=_automatic(instance, wish_of(settings, item)),
     )
 
@@ -209,6 +212,7 @@ OWNED: tuple[Owned, ...] = (
     OwnedContainers(engine=OLLAMA),
     OwnedFirewall(),
     OwnedPrevious(engine=OLLAMA),
+    OwnedNetworks(),
     OwnedVolumes(),
     OwnedImages(),
     OwnedFiles(globs=(f"{FOLDER}/*", f"{PROGRAMS}*")),

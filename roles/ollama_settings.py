@@ -30,6 +30,7 @@ from provision.inventory import (
 )
 from provision.inventory import Settings as Base
 from provision.roles import ollama_settings_traffic as public_names
+from provision.steps.docker.network import pool_complaint
 from provision.steps.instance import storage
 from provision.steps.ollama.engine import OLLAMA
 from provision.steps.ollama.server_state import canonical
@@ -147,6 +148,11 @@ class Settings(Tuning):
     admit: tuple[Network, ...] = ()
     """Addresses and networks that may reach the instances, besides the balancers. Refused for instances on 127.0.0.1,
     which no other host can reach."""
+    network_pool: Network | Literal[""] = ""
+    """Addresses for a Docker network of each instance, so that the instances of a host cannot reach each other: a
+    network such as 10.213.0.0/24 that the site uses nowhere. Each instance takes 16 addresses, and every host may have
+    the same pool. By default all instances of a host share Docker's bridge, and reach each other. A change makes every
+    container anew."""
     tolerate: Annotated[tuple[CardUser, ...], Field(max_length=64)] = ()
     """Names of containers, and of programs outside Docker, that may use the cards of instances."""
     storage: Storage = "volume"
@@ -192,6 +198,8 @@ class Settings(Tuning):
             if len(item.gpus) > 1 and any(map(_is_mig, item.gpus)):
                 yield ("instances", index, "gpus"), "may name one MIG device and no other card: CUDA uses one device"
         yield from _unequal_sharers(self)
+        if self.network_pool and (complaint := pool_complaint(self.network_pool, len(self.instances))):
+            yield ("network_pool",), complaint
         if isinstance(self.max_unavailable, str) and not 0 < share_of(self.max_unavailable) <= 1:
             yield ("max_unavailable",), "must be more than 0% and at most 100%"
         if not 0 <= duration_seconds(self.drain_timeout) <= 86400:
@@ -281,6 +289,7 @@ def serving(settings: Settings) -> Serving:
         admit=settings.admit,
         drain_timeout=duration_seconds(settings.drain_timeout),
         max_unavailable=settings.max_unavailable,
+        network_pool=settings.network_pool,
     )
 
 

@@ -60,6 +60,7 @@ class Serving:
         drain_timeout: seconds to wait for streams before an instance is replaced.
         max_unavailable: how many instances of a model may be out of the upstream at once: a number, or a percentage
             such as `25%`.
+        network_pool: addresses for a Docker network of each instance; empty for Docker's bridge.
     """
 
     engine: str = ""
@@ -68,6 +69,7 @@ class Serving:
     admit: tuple[str, ...] = ()
     drain_timeout: float = 0.0
     max_unavailable: int | str = 1
+    network_pool: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from functools import partial
 from provision.inventory import Host, Inventory, shared_settings
 from provision.render import render
 from provision.steps.base import Step
+from provision.steps.docker import isolation
 from provision.steps.docker.firewall import APPLY, BRIDGE, Firewall
+from provision.steps.docker.network import interface, network_name
 from provision.steps.facts import HostFacts
 from provision.steps.instance import endpoint, scripts
 from provision.steps.instance.engine import Engine
@@ -78,14 +80,25 @@ def firewall_steps(host: Host, inventory: Inventory, engine: Engine) -> Iterator
         address=partial(endpoint.listen_address, host, inventory),
         admit=partial(endpoint.admitted, host, inventory),
         bridge=str(shared_settings.docker(host).daemon.get("bridge") or BRIDGE),
+        bridges=tuple(interface(name) for name in own_networks(host).values()),
         after=("service:docker", "service:provision-firewall"),
     )
-    yield File(path=FIREWALL_PROGRAM, content=firewall_script(), mode=0o755)
+    yield File(path=FIREWALL_PROGRAM, content=firewall_script(bool(host.serving.network_pool)), mode=0o755)
     yield File(path=FIREWALL_RULES, content=firewall.content)
     unit = render("instance/provision-firewall.service.j2", script=FIREWALL_PROGRAM, engine=engine.title)
     yield Unit(name=FIREWALL_UNIT, content=unit)
     yield Service(name=FIREWALL_UNIT.removesuffix(".service"), after=(f"unit:{FIREWALL_UNIT}",))
     yield firewall
+
+
+def own_networks(host: Host) -> dict[str, str]:
+    """Return instance -> its own network; none where the instances are on Docker's bridge.
+
+    Args:
+        host: a gpu host.
+    """
+    pool = host.serving.network_pool
+    return {own.name: network_name(own.name, pool) for own in host.instances} if pool else {}
 
 
 def start_steps(
@@ -112,9 +125,14 @@ def start_steps(
     yield Service(name=INSTANCES_UNIT.removesuffix(".service"), after=after)
 
 
-def firewall_script() -> bytes:
-    """Return the script that puts the rules in place."""
-    return ("#!/bin/sh\n" + HEAD + "set -eu\n" + APPLY + _FIREWALL).encode()
+def firewall_script(isolated: bool = False) -> bytes:
+    """Return the script that puts the rules in place.
+
+    Args:
+        isolated: whether the instances have networks of their own.
+    """
+    text = f"{isolation.ENTER}{APPLY}{_FIREWALL}enter\n" if isolated else APPLY + _FIREWALL
+    return f"#!/bin/sh\n{HEAD}set -eu\n{text}".encode()
 
 
 def instances_script(engine: Engine) -> bytes:

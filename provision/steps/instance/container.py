@@ -15,12 +15,13 @@ from provision.steps.base import Check, Fact, Owned, RefusalError, State, Step, 
 from provision.steps.docker import card_look, inspect
 from provision.steps.docker.image import Image
 from provision.steps.docker.inspect import Docker
+from provision.steps.docker.network import Network, instance_of
 from provision.steps.facts import HostFacts, live_facts
 from provision.steps.instance import cards_log, scripts
 from provision.steps.instance.automatic import Automatic
 from provision.steps.instance.container_options import WORDS
-from provision.steps.instance.container_state import OWN, listed, published, state
-from provision.steps.instance.create_arguments import NANO, create_words, run_hash
+from provision.steps.instance.container_state import GONE, OWN, listed, published, state
+from provision.steps.instance.create_arguments import BRIDGE, NANO, create_words, run_hash
 from provision.steps.instance.engine import Engine
 from provision.steps.instance.previous import Previous, previous_name
 from provision.steps.system.preflight import uuids
@@ -55,6 +56,7 @@ class Container(Step):
         memory: limit in bytes; 0 for none.
         cpus: limit in CPUs; 0 for none.
         pids: limit of processes and threads; 0 for none.
+        network: Docker's network; `bridge` for the bridge of all containers.
         log_max_size: size at which Docker rotates the log.
         log_max_file: log files to keep.
         automatic: the variables that take the proposal of the estimate; `environment` has numbers in their place.
@@ -78,6 +80,7 @@ class Container(Step):
     memory: int = 0
     cpus: float = 0.0
     pids: int = 0
+    network: str = BRIDGE
     log_max_size: str = "50m"
     log_max_file: int = 3
     automatic: Automatic | None = None
@@ -170,6 +173,7 @@ class Container(Step):
         if past.get("aside"):
             past = {**past, "restart": self.restart}
         past = {key: value for key, value in past.items() if key not in ("aside", "previous")}
+        past |= {"network": _network(past)}
         missing = sorted(set(past["gpus"]) - facts.present)
         if missing:
             raise RefusalError(f"{self.name} was on {', '.join(missing)}, which this host has no more")
@@ -186,8 +190,10 @@ class Container(Step):
         return inspect.fact(lambda docker: self._state(docker, declared))
 
     def needs(self, past: Mapping[str, Any]) -> Sequence[Step]:
-        """The past image: still on the host, or else pulled."""
-        return (Image(reference=str(past.get("image", ""))),)
+        """The past image, still on the host or else pulled, and the network of the instance."""
+        own = _network(past)
+        networks = (Network(name=own),) if instance_of(own) else ()
+        return (Image(reference=str(past.get("image", ""))), *networks)
 
     def is_serving(self, facts: HostFacts, have: State) -> bool:
         """Ours, running, answering at the declared address, with exactly its own cards in sight, all of them
@@ -261,7 +267,7 @@ class Container(Step):
             "privileged": False,
             "devices": [],
             "options": [],
-            "network": "bridge",
+            "network": self.network,
             "cgroup": OWN,
         }
         run = run_hash(self.name, wanted, self.engine.probe)
@@ -323,6 +329,11 @@ class Container(Step):
 
     def _stop(self) -> Command:
         return sh(scripts.STOP, self.name, title=f"stop container {self.name}")
+
+
+def _network(past: Mapping[str, Any]) -> str:
+    """Return the network of a past state, which may have been removed since."""
+    return str(past.get("network", BRIDGE)).removesuffix(GONE)
 
 
 def _is_right(have: State, want: Mapping[str, Any]) -> bool:

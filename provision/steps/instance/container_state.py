@@ -1,11 +1,12 @@
 """The state of a container's step, from the state of Docker. Pure."""
 
+import itertools
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from provision.steps.base import State
-from provision.steps.docker import inspect
+from provision.steps.docker import inspect, network
 from provision.steps.docker.inspect import Docker
 from provision.steps.docker.probe import LABEL, Probe
 from provision.steps.instance.container_options import environment, options
@@ -17,6 +18,7 @@ from provision.steps.instance.engine import Engine
 # Docker still uses systemd, a new container would be no better.
 LEFT = "systemd's, from before"
 OWN = "as Docker makes it"
+GONE = " (removed)"  # follows the name of a network that is gone from the host
 
 
 def state(docker: Docker, name: str, engine: Engine, declared: Collection[str] = ()) -> State:
@@ -53,7 +55,7 @@ def state(docker: Docker, name: str, engine: Engine, declared: Collection[str] =
         "privileged": bool(item["privileged"]),
         "devices": [device["PathOnHost"] for device in item["devices"] or ()],
         "options": [*options(item, engine.variables), *_engine_label(labels, engine)],
-        "network": _network(item),
+        "network": _network(item, docker),
         "cgroup": LEFT if item["scope"] == "cgroupfs" and item["loses"] else OWN,
         "run": labels.get("provision.run", ""),
     }
@@ -93,9 +95,21 @@ def _mount(mount: Mapping[str, Any]) -> str:
     return f"type={mount['Type']},{csv_field(f'source={source}')},target={mount['Destination']}{options}"
 
 
-def _network(item: Mapping[str, Any]) -> str:
-    """Return the actual networks: a container taken off the bridge by hand still has the bridge in its settings."""
-    return ",".join(name for name in item["networks"] if name) or "none"
+def _network(item: Mapping[str, Any], docker: Docker) -> str:
+    """Return the actual networks: a container taken off the bridge by hand still has the bridge in its settings.
+
+    A container means its network by an id, and cannot start in another network of the same name.
+    """
+    ids = item.get("network_ids") or ()
+    pairs = itertools.zip_longest(item["networks"], ids[: len(item["networks"])])
+    return ",".join(f"{name}{_gone(name, at, docker)}" for name, at in pairs if name) or "none"
+
+
+def _gone(name: str, at: str | None, docker: Docker) -> str:
+    """Return the word for an instance's own network that was removed, or else nothing."""
+    if not at or not network.instance_of(name):
+        return ""
+    return "" if docker.networks.get(name, {}).get("Id") == at else GONE
 
 
 def _restart(policy: Mapping[str, Any]) -> str:

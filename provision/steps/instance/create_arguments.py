@@ -14,6 +14,7 @@ from provision.steps.facts import dumps
 from provision.steps.instance_paths import env_file
 
 PROXIES = ("HTTPS_PROXY", "NO_PROXY", "HTTP_PROXY", "ALL_PROXY")
+BRIDGE = "bridge"  # Docker's network of every container without `--network`
 NANO = 1_000_000_000
 
 
@@ -67,7 +68,7 @@ def create_words(name: str, want: Mapping[str, Any], probe: Probe) -> list[str]:
     words += _each("--log-opt", (f"{key}={value}" for key, value in want["log"].items() if key != "driver"))
     words += ["--privileged"] if want["privileged"] else []
     words += _each("--device", want["devices"])
-    words += [] if want["network"] == "bridge" else ["--network", want["network"]]
+    words += [] if want["network"] == BRIDGE else ["--network", want["network"]]
     engine = (f"{LABEL}={probe.label}",) if probe.label else ()
     labels = (f"{inspect.MANAGED}=1", f"provision.instance={name}", *engine, f"provision.run={want['run']}")
     return [*words, *_each("--label", labels), want["image"]]
