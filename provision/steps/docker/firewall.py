@@ -88,7 +88,7 @@ LOOK = """
 iptables -w 10 -S %s 1 && iptables -w 10 -S %s && iptables -w 10 -S FORWARD
 echo '# file'; sed -n 's/^-A PROVISION //p' %s
 """
-LOOK_INSIDE = isolation.LOOK + LOOK
+LOOK_INSIDE = LOOK.replace("echo '# file'", f"{isolation.LOOK.strip()}\necho '# file'")
 RULE = f"-A {CHAIN} "
 BRIDGE = "docker0"  # Docker's own bridge, on which our containers are
 MOST, LONGEST = 5, 200  # foreign rules to name, and characters of each
