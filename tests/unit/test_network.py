@@ -213,3 +213,18 @@ def test_a_port_of_loopback_needs_no_rule_between_instances() -> None:
 def test_the_role_finds_networks_after_previous_containers() -> None:
     kinds = [type(finder).__name__ for finder in role.OWNED]
     assert kinds.index("OwnedNetworks") > max(kinds.index("OwnedPrevious"), kinds.index("OwnedContainers"))
+
+
+def test_a_rollback_to_a_time_without_networks_takes_the_jump_of_input_away() -> None:
+    """The state before had INPUT read, without our jump: the jump was not the wish of that time."""
+    wall = Firewall(ports=(3001,), inside=11434, address="10.0.0.11", admit=("10.0.0.5/32",), bridges=("pvn-0a1b2c3d",))
+    plain = dataclasses.replace(wall, bridges=())
+    now = {**(wall.want(HostFacts(), None) or {})}
+    before = {**(plain.want(HostFacts(), None) or {}), "entered": False}
+    for step in (wall, plain):
+        want = step.restore(HostFacts(), now, before)
+        assert want is not None
+        assert "entered" not in want
+        (command,) = step.commands(now, want)
+        assert isinstance(command, Run)
+        assert isolation.LEAVE in command.stdin.decode()

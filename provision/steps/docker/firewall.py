@@ -213,7 +213,8 @@ class Firewall(Step):
         if self.ports:  # without a declared chain nobody knows any more which networks to admit
             rules += self._rules((at for at in _published(_known(facts)) if not _closes(rules, *at)), facts)
             rules += [rule for rule in self._direct(facts) if rule not in rules]
-        return {**past, **FIRST, "rules": rules, **({"entered": True} if isolation.is_isolated(past) else {})}
+        kept = {key: value for key, value in past.items() if key != "entered"}
+        return {**kept, **FIRST, "rules": rules, **({"entered": True} if isolation.is_isolated(past) else {})}
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """The usual lines, a line for each rule to add and to remove, and the name of each foreign rule before ours,

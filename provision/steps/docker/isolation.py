@@ -49,4 +49,4 @@ def entered(lines: Iterable[str]) -> dict[str, bool]:
 
 def is_isolated(state: Mapping[str, Any]) -> bool:
     """Whether a state of the firewall keeps instances from each other."""
-    return "entered" in state or any(rule.startswith(FROM_INSTANCES) for rule in state.get("rules", ()))
+    return state.get("entered") is True or any(rule.startswith(FROM_INSTANCES) for rule in state.get("rules", ()))
