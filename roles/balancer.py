@@ -22,11 +22,12 @@ from provision.inventory import (
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing, sources
 from provision.render import render
-from provision.roles import balancer_names, balancer_router, balancer_sets, balancer_tls
+from provision.roles import balancer_names, balancer_router, balancer_sets, balancer_tls, balancer_vip
 from provision.roles.balancer_access import Access, bracketed
 from provision.roles.balancer_include import Include
 from provision.roles.balancer_router import BodyRouter, RouterSettings
 from provision.roles.balancer_tls import Tls
+from provision.roles.balancer_vip import Vip
 from provision.roles.balancer_words import listens, milliseconds
 from provision.steps import engines
 from provision.steps.base import Owned, Step
@@ -107,6 +108,8 @@ class Settings(Access, RouterSettings):
     read the files on the balancer, and plans show only that a file changed."""
     tls: Tls | None = None
     """TLS for clients, who then need https://. Null: plain HTTP."""
+    vip: Vip | None = None
+    """One address for all balancers. Null: each balancer has its own addresses alone."""
 
     def problems(self) -> Iterator[tuple[KeyPath, str]]:
         """Yield ports that meet, addresses given twice, durations without end, a router without its settings."""
@@ -171,6 +174,7 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
         if port in ports:
             yield host.problem("balancer", path, f"is the port of {ports[port]} on this host")
     yield from balancer_tls.problems(host)
+    yield from balancer_vip.problems(host, inventory, settings.vip, settings.listen)
     served = [engine.title for engine in engines.behind(host, inventory)]
     if len(served) > 1:
         yield host.problem(
@@ -220,7 +224,8 @@ def files(host: Host, inventory: Inventory, renew_within: int) -> Any:
     settings = host.of(Settings)
     if settings.tls is None or not is_balancing(host, inventory):
         return None
-    return balancer_tls.read(host, inventory.path, settings.tls, settings.listen, renew_within)
+    common = (settings.vip.address,) if settings.vip else ()
+    return balancer_tls.read(host, inventory.path, settings.tls, (*settings.listen, *common), renew_within)
 
 
 def keep(host: Host) -> str:
@@ -282,6 +287,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         traffic=balancer_names.traffic([instance for _, instance in members]),
         tls=secured,
         router=router,
+        vip=settings.vip.address if settings.vip else "",
         doors=settings.doors(
             f"{'https' if secured else 'http'}://{settings.local}",
             engine,

@@ -138,8 +138,40 @@ class NginxBuild(Protocol):
         """The patches of the source."""
 
 
+class VipSettings(Protocol):
+    """The common address of the balancers."""
+
+    @property
+    def address(self) -> str:
+        """The IPv4 address."""
+
+    @property
+    def router_id(self) -> int:
+        """VRRP's number of the group."""
+
+
 class BalancerSettings(Protocol):
     """The shared settings of the role `balancer`."""
+
+    @property
+    def vip(self) -> VipSettings | None:
+        """The common address of the balancers; None for none."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """`ADDRESS:PORT` of every address for clients."""
+
+    @property
+    def redirects(self) -> tuple[str, ...]:
+        """`ADDRESS:PORT` of every address that redirects to TLS."""
+
+    @property
+    def status_port(self) -> int:
+        """The port on 127.0.0.1 for nginx's counters and generation."""
+
+    @property
+    def shutdown_timeout(self) -> str:
+        """How long streams may go on after a reload: a duration."""
 
     @property
     def listen(self) -> tuple[str, ...]:
@@ -261,3 +293,10 @@ def certificate(host: Host) -> Certificate | None:
 def balancer(host: Host) -> BalancerSettings:
     """Return the shared settings of the role `balancer` on a host."""
     return cast(BalancerSettings, host.settings["balancer"])
+
+
+def vip(host: Host) -> VipSettings | None:
+    """Return the common address of a balancer; None for none, and for a host without a section `balancer`, which a
+    program has made without the loader."""
+    settings = cast("BalancerSettings | None", host.settings.get("balancer"))
+    return settings.vip if settings else None

@@ -203,6 +203,10 @@ class Step(ABC):
         """Names of the instances that this change would cut from their clients, or `EVERY`."""
         return frozenset()
 
+    def gives_address_away(self, have: State, want: State) -> bool:
+        """Whether a balancer with the common address of the balancers gives the address away before this change."""
+        return False
+
     def endangers(self, have: State, want: State) -> bool:
         """Whether this change may take the cards from running containers (docs/facts.md#lost-cards)."""
         return self.prepares_host

@@ -23,14 +23,14 @@ from provision.steps.fleet_state import FleetState
 from provision.steps.loading import Known
 
 GOLDEN = Path(__file__).parent / "golden"
-ADDRESSES = {"gpu-01": "10.0.0.11", "gpu-02": "10.0.0.12", "box": "10.0.0.11", "lb-01": "10.0.0.5"}
+ADDRESSES = {"gpu-01": "10.0.0.11", "gpu-02": "10.0.0.12", "box": "10.0.0.11", "lb-01": "10.0.0.5", "lb-02": "10.0.0.6"}
 CARDS = tuple(
     Card(index, f"GPU-{index}0000000-0000-4000-8000-00000000000{index}", "NVIDIA L40S", "590.48.01", 8.9, 46068)
     for index in range(2)
 )
 
 
-FLEET = FleetState({name: address for name, address in ADDRESSES.items() if name != "lb-01"})
+FLEET = FleetState({name: address for name, address in ADDRESSES.items() if not name.startswith("lb")})
 
 
 def models(entries: tuple[Entry, ...]) -> dict[str, tuple[Known, ...]]:
@@ -56,9 +56,10 @@ def facts(host: str, apt: Path, entries: tuple[Entry, ...] = ()) -> HostFacts:
         cgroup=2,
         sources_of_apt=apt_lines.parse(apt.read_text().splitlines() if apt.exists() else ()),
         addresses=("127.0.0.1", own),
+        interfaces={own: "eth0"},
         sources=dict.fromkeys(others, own),
         resolved=others,
-        cards=CARDS if host != "lb-01" else (),
+        cards=() if host.startswith("lb") else CARDS,
         models=models(entries),
     )
 

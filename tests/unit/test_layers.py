@@ -34,7 +34,7 @@ STEPS = [
     {"engines"},
     {"ollama"},
     {"instance"},
-    {"docker", "nginx"},
+    {"docker", "keepalived", "nginx"},
     {"system"},
     {
         *(
@@ -197,6 +197,7 @@ PLACES = {
     ),
     "nginx": (
         "provision/steps/nginx/",
+        "provision/steps/keepalived/",
         "provision/steps/nginx_paths.py",  # the paths that are also in the shared reads
         "provision/lab/",
         "provision/loadtest/",
@@ -214,6 +215,7 @@ PLACES = {
         "roles/balancer_include.py",
         "roles/balancer_tls.py",
         "templates/nginx/",
+        "templates/keepalived/",
         "templates/balancer/",
     ),
 }

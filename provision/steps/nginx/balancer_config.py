@@ -17,7 +17,8 @@ from provision.steps.nginx import balancer_checks, client_networks, model_routes
 from provision.steps.nginx import upstream as marks
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.client_networks import Door
-from provision.steps.nginx.generation import Files, Generation
+from provision.steps.nginx.generation import Files, Generation, rebinds
+from provision.steps.nginx.generation_diff import MARK
 from provision.steps.nginx.ipv4 import is_ipv4
 from provision.steps.nginx.past_upstream import is_not_ready, refuse_loss, restored
 from provision.steps.nginx.replica_sets import ReplicaSet, models_of, replica_sets
@@ -26,6 +27,7 @@ from provision.steps.nginx.tls import Tls
 from provision.steps.nginx.traffic_shares import Traffic
 from provision.steps.nginx.upstream import NOWHERE, Drained, InstanceRef, Member, Upstream
 from provision.steps.nginx_paths import CONFIG
+from provision.steps.wording import changed_entries
 
 UPSTREAM = marks.FILE
 
@@ -94,6 +96,7 @@ class Balancing(Generation):
         tls: TLS for clients; None for plain HTTP.
         doors: listeners that only some networks may use, for the proofs.
         router: the router that reads bodies; None where the path alone names the model.
+        vip: the common address of the balancers; empty for none.
         fleet: the state of the fleet.
     """
 
@@ -112,6 +115,7 @@ class Balancing(Generation):
     tls: Tls | None = None
     doors: tuple[Door, ...] = ()
     router: Router | None = None
+    vip: str = ""
     fleet: FleetState = field(default_factory=FleetState, repr=False)
 
     def in_fleet(self, fleet: FleetState) -> Step:
@@ -192,8 +196,16 @@ class Balancing(Generation):
             tls.cost(have, want),
             client_networks.cost(have, want),
             router.cost(have, want),
+            f"if this balancer has {self.vip}, the address moves first" if self.gives_address_away(have, want) else "",
         ]
         return "; ".join(filter(None, said))
+
+    def gives_address_away(self, have: State, want: State) -> bool:
+        """True for more than members and models: for these a reload is enough, which ends no stream and takes none."""
+        if not self.vip or have is None or want is None or not have["exe"]:
+            return False
+        changed = set(changed_entries(have["files"], want["files"])) - {MARK, UPSTREAM, model_routes.FILE}
+        return bool(changed) or rebinds(have, want) or have["exe"] != want.get("exe", have["exe"])
 
     def diff(self, have: State, want: State) -> Sequence[str]:
         """The end of the certificate, and the diff of the files."""

@@ -1,0 +1,1 @@
+"""The common address of several balancers, by keepalived and VRRP."""

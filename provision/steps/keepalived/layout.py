@@ -1,0 +1,16 @@
+"""Names on a balancer for its part in the common address. Our keepalived runs beside Debian's service, which has no
+configuration and so does not start."""
+
+UNIT = "provision-keepalived.service"
+CONF = "/etc/provision/keepalived/keepalived.conf"
+RULES = "/etc/provision/keepalived/rules.nft"
+TABLE = "provision_vip"
+"""Our table of nftables, family ip."""
+CHECK = "/opt/provision/lib/keepalived-check"
+"""Program that exits with 0 while nginx answers its generation."""
+LOAD = "/opt/provision/lib/keepalived-load"
+"""Program that loads the rules, and notes what is loaded."""
+RUN = "/run/provision-keepalived"
+LOADED = f"{RUN}/loaded"
+STANDBY = f"{RUN}/standby"
+"""File that keepalived watches: another number than 0 gives the address away."""
