@@ -29,6 +29,7 @@ from provision.actions.results import (
 )
 from provision.actions.rollback import plan_rollback, rollback
 from provision.actions.selection import Selected, selected
+from provision.actions.switch import SwitchResult, switch
 from provision.actions.trust import SeenKey, host_keys, write_keys
 from provision.actions.verify import verify
 
@@ -47,6 +48,7 @@ __all__ = [
     "RunStory",
     "SeenKey",
     "Selected",
+    "SwitchResult",
     "VerifyResult",
     "deploy",
     "doctor",
@@ -59,6 +61,7 @@ __all__ = [
     "rollback",
     "selected",
     "show",
+    "switch",
     "undrain",
     "verify",
     "write_keys",

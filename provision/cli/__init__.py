@@ -28,6 +28,7 @@ COMMANDS = {
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint: targets, capacity, slow instances"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until undrain"),
     "undrain": ("provision.cli.drain", "Test drained instances, and send requests there again"),
+    "switch": ("provision.cli.switch", "Move the common address of the balancers, without cutting streams"),
     "keys": ("provision.cli.keys", "Give out, list, rotate and revoke the keys of clients"),
     "usage": ("provision.cli.usage", "Show who used what, by the balancers' access logs"),
     "lock": ("provision.cli.lock", "Show the locks of hosts; lock hosts; remove dead locks"),

@@ -232,6 +232,12 @@ def key_options(command: Command) -> Command:
     return _with(command, *chosen, *reach, colour_option, json_option, needs_password=False)
 
 
+def switch_options(command: Command) -> Command:
+    """As `host_options`, for a command that changes balancers. The command gets `lock_wait` too."""
+    chosen = (inventory_option, limit_option, extra_vars_option)
+    return _with(command, *chosen, *_REACH, lock_wait_option("a balancer"), *_OUTPUT)
+
+
 def instance_options(command: Command) -> Command:
     """Add the options of commands about instances. The command gets a `Request`, a `Screen`, `instances`, `everything`
     and `lock_wait`."""

@@ -197,6 +197,15 @@ class Network:
         for words in DISTURBANCES[kind]:
             _switch(self.host_netns(host), words, on=on)
 
+    def plug(self, number: int, *, on: bool) -> None:
+        """Plug a host's cable in, or out: without a cable eth0 has no carrier.
+
+        Args:
+            number: the last number of the host's address.
+            on: whether the cable is in from now on.
+        """
+        self._ip("link", "set", self.cable(number), "up" if on else "down")
+
     def disturbed(self, host: str, kind: str) -> bool:
         """Whether a disturbance of this kind is on for a host."""
         return _there(self.host_netns(host), DISTURBANCES[kind][0])

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from provision.actions import DeployResult, DrainResult, Request, RollbackResult, VerifyResult
+from provision.actions import DeployResult, DrainResult, Request, RollbackResult, SwitchResult, VerifyResult
 from provision.actions.request import FORCE_FIT
 from provision.actions.results import RunResult
 from provision.errors import RefusedError
@@ -89,6 +89,17 @@ def after_drain(result: DrainResult, words: Sequence[str]) -> list[tuple[str, st
     wait = ["--lock-wait", "5m"] if any(outcome.result == "locked" for outcome in result.outcomes) else []
     again = f"provision {result.command} {shlex.join([*request_words(result.request), *words, *wait])}"
     return [(AGAIN, hide(again))] if result.exit_code else []
+
+
+def after_switch(result: SwitchResult, words: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the command that repeats a switch; none if all is well.
+
+    Args:
+        result: of a switch.
+        words: the options of this command alone.
+    """
+    again = f"provision {result.command} {shlex.join([*request_words(result.request), *words])}"
+    return [("why", _typed("verify", "-i", result.request.inventory)), (AGAIN, again)] if result.exit_code else []
 
 
 def after_verify(request: Request, result: VerifyResult) -> str:

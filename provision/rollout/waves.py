@@ -16,6 +16,7 @@ from provision.plan.planner import NOTHING_CHANGED, merged
 from provision.plan.role_interface import Entry
 from provision.rollout import clock, fleet, renaming
 from provision.rollout.batches import batches, in_order
+from provision.rollout.held_address import HeldAddress
 from provision.rollout.host_part import HostPart
 from provision.rollout.members import Slot
 from provision.rollout.outcome import DEFAULT, Outcome, Pace, Selection
@@ -65,6 +66,7 @@ class Rollout:
         self._scheduler = Scheduler(self.roll, self.forks)
         each = partial(self._each, later=self._late, keep=True)
         self._recovery = Recovery(self.roll, self.members, self.forks, each, self._read)
+        self._address = HeldAddress(self.context, become_password)
         self._stay_connected = False
         self._stopped = ""
         self._ending = False  # all work is done, and the run only returns its locks
@@ -126,6 +128,7 @@ class Rollout:
                 host.run.session.close()
         if now:
             self.roll.pools.close()
+            self._address.close()
         self._scheduler.wake()
 
     def under_way(self) -> list[str]:
@@ -180,7 +183,7 @@ class Rollout:
         for batch in batches(others, self.pace):
             self._scheduler.run(self._work(host, self._deploy(host, known)) for host in batch)
         bad = ""
-        for host in balancers:
+        for host in self._address.standby_first(balancers):
             self._scheduler.run([self._work(host, self._deploy_balancer(host, known, bad))])
             if not isinstance(host.outcome.error, LockedError | Stopped | None):
                 bad = bad or host.name
@@ -200,7 +203,11 @@ class Rollout:
             with self._caught(host):
                 raise Stopped(f"left as it is: {self._stopped}", "repair the cause, then deploy again")
             return
-        yield from self._deploy(host, known)
+        with self._caught(host):
+            changes = host.run.plan(self._late, known).changes
+            self._address.leave(host, changes)
+        if host.is_well:
+            yield from self._deploy(host, known)
 
     def _work(self, host: HostPart, slots: Iterator[Slot]) -> Work:
         self.context.working.add(host.name)
@@ -333,6 +340,7 @@ class Rollout:
         with ThreadPoolExecutor(self.forks) as pool:
             list(pool.map(give_back, self.members))
         self.roll.pools.finish()
+        self._address.close()
         self.context.keeper.stop()
         updated = {pool.host.name: pool.step_id for pool in self.roll.pools.known if pool.touched}
         reloads = {pool.host.name: pool.reloads for pool in self.roll.pools.known}

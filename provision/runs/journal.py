@@ -22,7 +22,7 @@ from provision.steps.base import State
 from provision.steps.system.file_scan import Content
 
 WORSE = ("changed", "stopped", "locked", "unreachable", "failed")  # results, the worst last
-Kind = Literal["deploy", "rollback", "drain", "undrain"]
+Kind = Literal["deploy", "rollback", "drain", "undrain", "switch"]
 """The kinds of run that change hosts."""
 DRAINS: tuple[Kind, ...] = ("drain", "undrain")  # undone by each other, and kept by a rollback
 RUNS = 50  # journals kept on a host; as many drains again, so that drains do not displace runs for a rollback
