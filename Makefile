@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 REPORT = $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 
-.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-vm test-browser test-newest update example bench bench-balancer bench-gateway bench-many bench-roll clean
+.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-vm test-browser test-newest update example bench bench-balancer bench-gateway bench-many bench-roll bench-vip clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -91,6 +91,9 @@ bench-many: .venv/installed ## The controller alone with up to 200 hosts; writes
 
 bench-roll: .venv/installed ## Instances replaced and killed under load; writes docs/reliability.md (10 minutes)
 	$(SUDO) $(BIN)/python -m tests.bench.roll $(ARGS)
+
+bench-vip: .venv/installed ## What takes the common address from its balancer; writes docs/reliability.md (8 minutes)
+	$(SUDO) $(BIN)/python -m tests.bench.vip $(ARGS)
 
 clean: ## Take every lab of this machine down, and forget the virtual environment
 	-$(SUDO) $(BIN)/provision lab down --all

@@ -18,9 +18,10 @@ from .conftest import Fleet, serves_again
 
 pytestmark = pytest.mark.lab
 FOLDER = Path(__file__).parents[2] / "docs/runbooks"
-# These pages have tests of their own: test_loadtest, test_proxy, test_mirrors. The last page needs no host, and has
-# tests/unit/test_fit.py.
+# These pages have tests of their own: test_loadtest, test_proxy, test_mirrors, test_vip_runbooks. `size-a-model` needs
+# no host, and has tests/unit/test_fit.py.
 OTHERS = {"load-test", "behind-a-proxy", "behind-mirrors", "size-a-model"}
+OTHERS |= {"second-balancer", "planned-switch", "balancer-died", "split-brain"}
 PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem not in OTHERS)
 OFTEN = "first-hour"  # the page of every run
 CARDS = "/etc/provision-lab/gpus.json"
