@@ -1,6 +1,19 @@
 """All checks, in the order of the report."""
 
-from provision.doctor import apt_sources, cards, disks, docker, kernel, login, native, outside, ports, system, upgrades
+from provision.doctor import (
+    apt_sources,
+    cards,
+    common_address,
+    disks,
+    docker,
+    kernel,
+    login,
+    native,
+    outside,
+    ports,
+    system,
+    upgrades,
+)
 from provision.doctor.check import Check
 
 CHECKS: tuple[Check, ...] = (
@@ -14,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     *disks.CHECKS,
     system.MEMORY_CHECK,
     *ports.CHECKS,
+    *common_address.CHECKS,
     *apt_sources.CHECKS,
     *outside.CHECKS,
 )

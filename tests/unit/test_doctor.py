@@ -76,6 +76,8 @@ def inventory_of(folder: Path, settings: dict[str, Any] | None = None) -> Invent
     tree = yaml.safe_load(INVENTORY)
     for section, values in (settings or {}).items():
         tree["all"]["vars"].setdefault(section, {}).update(values)
+    if "vip" in tree["all"]["vars"].get("balancer", {}):
+        tree["balancer"]["hosts"]["lb-02"] = {"ansible_host": "10.0.0.6"}
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return role_interface.load(str(path))
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from provision.doctor import common_address
 from provision.errors import InventoryError
 from provision.plan import role_interface
 from provision.steps.base import RefusalError
@@ -118,3 +119,9 @@ def test_peers_out_of_reach_are_refused_by_name(facts, said):
     peers = {"lb-02": "10.0.0.6", **({"lb-03": "10.0.0.7"} if len(facts.sources) > 1 else {})}
     with pytest.raises(RefusalError, match=said):
         source(facts, peers)
+
+
+def test_doctor_asks_nothing_where_the_balancers_have_no_common_address(tmp_path):
+    inventory = loaded(tmp_path, {})
+    (check,) = common_address.CHECKS
+    assert [check.look(host, inventory) for host in inventory.hosts] == [None] * len(inventory.hosts)
