@@ -14,7 +14,7 @@ from provision.render import render
 from provision.steps.base import Owned, Step
 from provision.steps.facts import HostFacts
 from provision.steps.keepalived import layout
-from provision.steps.keepalived.address import VirtualAddress, source
+from provision.steps.keepalived.address import VirtualAddress, resolved, source
 from provision.steps.keepalived.config import KeepalivedConfig, OwnedKeepalived
 from provision.steps.system.apt import Packages
 from provision.steps.system.file import File, OwnedFiles
@@ -135,12 +135,10 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
 
 
 def _conf(peers: Mapping[str, str], values: Mapping[str, object], facts: HostFacts) -> bytes:
-    own = source(facts, peers)
-    resolved = [facts.resolved[at] for at in peers.values()]
-    interface = facts.interfaces.get(own, "")
-    return render("keepalived/keepalived.conf.j2", **values, source=own, peers=resolved, interface=interface)
+    own, others = source(facts, peers), resolved(facts, peers)
+    return render("keepalived/keepalived.conf.j2", **values, source=own, peers=others, interface=facts.interfaces[own])
 
 
 def _rules(peers: Mapping[str, str], values: Mapping[str, object], facts: HostFacts) -> bytes:
-    own = source(facts, peers)
-    return render("keepalived/rules.nft.j2", **values, source=own, peers=[facts.resolved[at] for at in peers.values()])
+    own, others = source(facts, peers), resolved(facts, peers)
+    return render("keepalived/rules.nft.j2", **values, source=own, peers=others)

@@ -1,11 +1,11 @@
-"""Hooks, programs of the operator around a deploy, rollback, drain or undrain: `hooks/` beside the inventory.
+"""Hooks, programs of the operator around a deploy, rollback, drain, undrain or switch: `hooks/` beside the inventory.
 
     hooks/pre-deploy    before any change; a failure stops the run
     hooks/post-deploy   after a run in which every host succeeded
     hooks/on-failure    after any other run
 
 A hook gets a JSON document on standard input. The environment has the command (`PROVISION_COMMAND`: `deploy`,
-`rollback`, `drain` or `undrain`), the hook (`PROVISION_EVENT`), and the id of the run (`PROVISION_RUN`); the document
+`rollback`, `drain`, `undrain` or `switch`), the hook (`PROVISION_EVENT`), and the id of the run (`PROVISION_RUN`); the document
 has the same values as `command`, `event` and `run`. The output of a hook goes to our standard error.
 """
 

@@ -11,7 +11,7 @@ from provision.errors import InventoryError
 from provision.plan import role_interface
 from provision.steps.base import RefusalError
 from provision.steps.facts import HostFacts
-from provision.steps.keepalived.address import source
+from provision.steps.keepalived.address import resolved, source
 from provision.steps.keepalived.layout import CONF, RULES
 
 VIP = {"address": "10.0.0.100"}
@@ -113,12 +113,24 @@ def test_an_inventory_without_the_key_has_no_step_of_the_role(tmp_path):
     [
         (HostFacts(), "finds no route to lb-02"),
         (HostFacts(sources={"10.0.0.6": "10.0.0.5", "10.0.0.7": "10.1.0.5"}), "from several addresses"),
+        (HostFacts(sources={"10.0.0.6": "10.0.0.5"}), "by no interface with an IPv4 address"),
+        (HostFacts(sources={"10.0.0.6": "fd00::5"}, interfaces={"fd00::5": "eth0"}), "by no interface with an IPv4"),
+        (
+            HostFacts(sources={"10.0.0.6": "10.0.0.5"}, interfaces={"10.0.0.5": "eth0 }\nreboot"}),
+            "by no interface with an IPv4 address",
+        ),
     ],
 )
 def test_peers_out_of_reach_are_refused_by_name(facts, said):
     peers = {"lb-02": "10.0.0.6", **({"lb-03": "10.0.0.7"} if len(facts.sources) > 1 else {})}
     with pytest.raises(RefusalError, match=said):
         source(facts, peers)
+
+
+@pytest.mark.parametrize("answer", ["", "fd00::6", "10.0.0.6 } drop", "10.0.0.6/8"])
+def test_a_peer_without_an_ipv4_address_is_refused_by_name(answer):
+    with pytest.raises(RefusalError, match="knows no IPv4 address of lb-02"):
+        resolved(HostFacts(resolved={"10.0.0.6": answer}), {"lb-02": "10.0.0.6"})
 
 
 def test_doctor_asks_nothing_where_the_balancers_have_no_common_address(tmp_path):

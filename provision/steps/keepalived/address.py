@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from provision.command import Answer, Command, Script, look
 from provision.steps.base import Check, Fact, RefusalError, State, Step, UnreadableError
-from provision.steps.facts import HostFacts
+from provision.steps.facts import INTERFACE, HostFacts
 from provision.steps.keepalived.layout import UNIT
 from provision.steps.live import read_once
 
@@ -148,12 +148,31 @@ def source(facts: HostFacts, peers: Mapping[str, str], interface: str = "") -> s
     if len(own) > 1:
         raise RefusalError(f"this host reaches the other balancers from several addresses ({', '.join(own)})")
     on = facts.interfaces.get(own[0], "")
+    if not (_is(own[0]) and INTERFACE.fullmatch(on)):
+        raise RefusalError(f"this host reaches the other balancers from {own[0]}, by no interface with an IPv4 address")
     if interface and on != interface:
         raise RefusalError(
             f"this host reaches the other balancers by {on or 'an unknown interface'}, and the network of"
             f" balancer.vip.address is at {interface}: the balancers have to see each other where their clients are"
         )
     return own[0]
+
+
+def resolved(facts: HostFacts, peers: Mapping[str, str]) -> list[str]:
+    """Return the IPv4 addresses of the other balancers.
+
+    Args:
+        facts: of the host.
+        peers: the other balancers: name -> its address in the inventory.
+
+    Raises:
+        RefusalError: the host does not know an IPv4 address of a balancer.
+    """
+    found = {peer: facts.resolved.get(at, "") for peer, at in peers.items()}
+    unknown = [peer for peer, at in found.items() if not _is(at) or "/" in at]
+    if unknown:
+        raise RefusalError(f"this host knows no IPv4 address of {', '.join(unknown)}, and VRRP here is for IPv4")
+    return list(found.values())
 
 
 def parse(answer: Answer, address: str) -> dict[str, Any]:
@@ -173,7 +192,8 @@ def parse(answer: Answer, address: str) -> dict[str, Any]:
         UnreadableError: the answer is not whole.
     """
     sections = _sections(answer)
-    own = [(name.partition("@")[0], ipaddress.ip_interface(at)) for name, at in _pairs(sections["own"]) if _is(at)]
+    pairs = ((name.partition("@")[0], at) for name, at in _pairs(sections["own"]))
+    own = [(name, ipaddress.IPv4Interface(at)) for name, at in pairs if INTERFACE.fullmatch(name) and _is(at)]
     wanted = ipaddress.ip_address(address)
     held = next((at for _, at in own if at.ip == wanted), None)
     networks = [(name, at) for name, at in own if at.network.prefixlen < PREFIX]
@@ -187,7 +207,7 @@ def parse(answer: Answer, address: str) -> dict[str, Any]:
         "added": held is not None and held.network.prefixlen == PREFIX,
         "answers": _mac(links.get(interface, "") if held else " ".join(sections["answers"])),
         "peers": {peer: _mac(link) for peer, _, link in peers if peer},
-        "at": {peer: at for peer, at, _ in peers if peer and _is(at)},
+        "at": {peer: at for peer, at, _ in peers if peer and _is(at) and "/" not in at},
     }
 
 
