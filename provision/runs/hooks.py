@@ -5,8 +5,8 @@
     hooks/on-failure    after any other run
 
 A hook gets a JSON document on standard input. The environment has the command (`PROVISION_COMMAND`: `deploy`,
-`rollback`, `drain`, `undrain` or `switch`), the hook (`PROVISION_EVENT`), and the id of the run (`PROVISION_RUN`); the document
-has the same values as `command`, `event` and `run`. The output of a hook goes to our standard error.
+`rollback`, `drain`, `undrain` or `switch`), the hook (`PROVISION_EVENT`), and the id of the run (`PROVISION_RUN`);
+the document has the same values as `command`, `event` and `run`. The output of a hook goes to our standard error.
 """
 
 import json
