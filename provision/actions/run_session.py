@@ -1,6 +1,7 @@
 """One run of a command from begin to end: id, log on this machine, hooks, Ctrl-C and exit code.
 
-Deploy, rollback, drain, undrain and switch run in a `RunSession`. A plan uses only `RunSession.look`, which changes nothing.
+Deploy, rollback, drain, undrain and switch run in a `RunSession`. A plan uses only `RunSession.look`, which changes
+nothing.
 """
 
 import contextlib
