@@ -1,12 +1,15 @@
 """Faults of a balancer that has the common address: how to make and to mend each."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from provision.lab import faults
 from provision.steps.keepalived.layout import UNIT
-from tests.pair import Pair
+from tests.fleet import wait_for
+from tests.pair import BALANCERS, Pair
 
+SETTLED = 5  # seconds until the address has a single holder
 KILL = 'for name in %s; do pkill -9 -x "$name" || :; done'
 
 
@@ -88,3 +91,37 @@ FAULTS = (
     PairFault("power off", _fault("power-off", on=True), _fault("power-off", on=False)),
     PairFault("reboot", _reboot),
 )
+
+
+def survives(pair: Pair, fault: PairFault) -> None:
+    """Make a fault of the holder, mend the fault, and demand what the page promises.
+
+    Args:
+        pair: the balancers.
+        fault: the fault.
+    """
+    pair.settled()
+    holder = pair.holders()[0]
+    other = next(name for name in BALANCERS if name != holder)
+    pair.speed(2, 80)
+    try:
+        stream = pair.stream()
+        with pair.probing() as probe:
+            fault.make(pair, holder)
+            if fault.moves:
+                wait_for(lambda: other in pair.holders(), 60)
+            wait_for(probe.ask, 60)
+            time.sleep(SETTLED)
+        outcome = stream.outcome.partition(":")[0]
+    finally:
+        pair.speed(60, 16)
+    assert probe.answers[-1][1], "new requests are answered in the end"
+    assert outcome != "whole", "a stream of a dead balancer is lost"
+    now = [name for name in pair.holders() if name == other or not fault.moves]
+    fault.mend(pair, holder)
+    pair.settled()
+    time.sleep(SETTLED)
+    assert pair.holders() == now or fault.splits, "no second switch"
+    wait_for(lambda: pair.provision("plan", "--exit-code").code == 0, 120)
+    verified = pair.provision("verify", "--json")
+    assert verified.code == 0, verified

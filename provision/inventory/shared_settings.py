@@ -6,7 +6,7 @@ A role never imports another role. Each class here names the settings of one rol
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from provision.inventory.mirrors import MirrorUrl
 from provision.inventory.model import Host
@@ -138,6 +138,7 @@ class NginxBuild(Protocol):
         """The patches of the source."""
 
 
+@runtime_checkable
 class VipSettings(Protocol):
     """The common address of the balancers."""
 

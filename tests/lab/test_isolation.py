@@ -55,6 +55,7 @@ def failed(done):
     return {check["step"] for check in done.host(HOST)["checks"] if not check["passed"]}
 
 
+@pytest.mark.matrix
 def test_instances_with_networks_of_their_own_do_not_reach_each_other(fleet, settings, reached):
     assert reached() == {"own", "published"}, "the instances are closed to each other already: this test proves nothing"
     settings["network_pool"] = POOL

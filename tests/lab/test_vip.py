@@ -12,6 +12,7 @@ from provision.steps.keepalived import handover
 from provision.steps.keepalived.layout import CONF, RULES, TABLE, UNIT
 from tests.fleet import NAME
 from tests.pair import BALANCERS, Pair, made, taken_down
+from tests.pair_faults import FAULTS, survives
 
 pytestmark = pytest.mark.lab
 CONFIG, SERVICE = "config:keepalived", "service:provision-keepalived"
@@ -124,6 +125,10 @@ def test_a_switch_and_a_change_of_the_holder_cut_no_stream(pair):
     assert probe.lost == 0
 
 
+def test_a_holder_without_power_loses_the_address_and_gets_nothing_back_at_its_return(pair):
+    survives(pair, next(fault for fault in FAULTS if fault.name == "power off"))
+
+
 def wait_for_rules(pair: Pair, host: str) -> None:
     """Wait until a balancer sends new connections ahead."""
     text = (
@@ -132,6 +137,7 @@ def wait_for_rules(pair: Pair, host: str) -> None:
     pair.on(host, "sh", "-c", text)
 
 
+@pytest.mark.matrix
 def test_a_switch_to_an_unfit_balancer_is_refused_and_changes_nothing(pair):
     to_first(pair)
     pair.on("lb-02", "systemctl", "stop", "provision-nginx")

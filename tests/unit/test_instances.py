@@ -28,6 +28,7 @@ SERVING = {
     "admit": ("10.1.0.0/16",),
     "drain_timeout": 90.0,
     "max_unavailable": "25%",
+    "network_pool": "",
 }
 
 

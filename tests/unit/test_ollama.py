@@ -187,7 +187,7 @@ def test_environment() -> None:
 
 
 def test_every_tuning_setting_reaches_a_variable_or_the_container() -> None:
-    elsewhere = {"memory", "cpus", "pids_limit", "environment"}
+    elsewhere = {"memory", "cpus", "pids_limit", "environment", "pool"}
     assert set(role.Tuning.model_fields) - elsewhere == set(environment.SETTINGS.values())
 
 

@@ -148,7 +148,7 @@ def test_a_new_role_is_loaded_with_its_settings_its_group_and_its_warnings(inven
 
 def test_a_new_role_has_its_place_among_the_steps_of_every_host(inventory: Inventory) -> None:
     assert role_choice.choose(["monitoring"], []) == {"monitoring"}
-    assert role_interface.late() == {"monitoring", "balancer"}
+    assert role_interface.late() == {"monitoring", "balancer", "keepalived"}
     for host in inventory.hosts:
         names = [entry.role for entry in role_interface.steps(host, inventory)]
         assert Counter(names)["monitoring"] == 1
