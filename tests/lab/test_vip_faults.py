@@ -7,11 +7,23 @@ import time
 import pytest
 
 from provision.lab import faults
+from provision.steps.keepalived.layout import UNIT
 from tests.fleet import NAME, wait_for
-from tests.pair import Pair, made, taken_down
-from tests.pair_faults import FAULTS, PairFault, survives
+from tests.pair import BALANCERS, Pair, made, taken_down
+from tests.pair_faults import FAULTS, SETTLED, PairFault, survives
 
 pytestmark = [pytest.mark.lab, pytest.mark.matrix]
+FAKED = "/etc/faketimerc"  # says by how much libfaketime shifts the clock
+LIBRARY = "/usr/lib/*/faketime/libfaketimeMT.so.1"
+# keepalived and its check see another clock; CLOCK_MONOTONIC never jumps, so libfaketime leaves it alone.
+PRELOAD = f"""
+apt-get install -qy libfaketime >/dev/null 2>&1; echo +0 >{FAKED}; mkdir -p /run/systemd/system/{UNIT}.d
+{{ echo '[Service]'; echo "Environment=LD_PRELOAD=$(ls {LIBRARY}) FAKETIME_TIMESTAMP_FILE={FAKED}"
+  echo 'Environment=FAKETIME_NO_CACHE=1 DONT_FAKE_MONOTONIC=1 FAKETIME_DONT_FAKE_MONOTONIC=1'
+}} >/run/systemd/system/{UNIT}.d/clock.conf
+systemctl daemon-reload; systemctl restart {UNIT}; sleep 1
+grep -q libfaketime /proc/$(cat /run/provision-keepalived/vrrp.pid)/maps
+"""
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +36,34 @@ def pair(tmp_path_factory):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_new_requests_are_answered_again_and_nothing_moves_back(pair: Pair, fault: PairFault) -> None:
     survives(pair, fault)
+
+
+def seen(pair: Pair, name: str) -> float:
+    """Return by how many seconds the clock of keepalived is ahead on a balancer."""
+    shown = pair.on(name, "sh", "-c", f"env $(systemctl show {UNIT} -P Environment) date +%s")
+    return int(shown) - time.time()
+
+
+def test_a_clock_that_jumps_moves_no_address(pair: Pair) -> None:
+    for name in BALANCERS:
+        pair.settled()
+        pair.on(name, "sh", "-ec", PRELOAD)
+    pair.settled()
+    holder = pair.holders()
+    try:
+        with pair.probing() as probe:
+            for jump in ("+1d", "-1d", "+0"):
+                for name in BALANCERS:
+                    pair.on(name, "sh", "-c", f"echo {jump} >{FAKED}")
+                    assert jump == "+0" or abs(seen(pair, name)) > 80000
+                    time.sleep(SETTLED)
+                    assert pair.holders() == holder
+        assert probe.lost == 0
+    finally:
+        for name in BALANCERS:
+            pair.on(name, "sh", "-c", f"rm -r /run/systemd/system/{UNIT}.d; systemctl daemon-reload")
+            pair.on(name, "systemctl", "restart", UNIT)
+            pair.settled()
 
 
 @pytest.mark.parametrize("command", ["deploy", "roll", "rollback"])
