@@ -7,7 +7,7 @@ import pytest
 from provision.lab import faults
 from provision.lab.lab import Lab
 from provision.lab.spec import Spec
-from tests.fleet import NAME
+from tests.fleet import NAME, wait_for
 from tests.lab.test_runbooks import Operator, items
 from tests.pair import BALANCERS, Pair
 
@@ -51,8 +51,7 @@ def protocol(operator: Operator, *, heard: bool) -> None:
     if heard:
         pair.settled()
     else:
-        while len(pair.holders()) < len(BALANCERS):
-            pass
+        wait_for(lambda: len(pair.holders()) == len(BALANCERS), 60)
 
 
 HANDS: Mapping[str, Callable[[Operator], None]] = {
