@@ -144,7 +144,9 @@ def main() -> None:
         f"`make bench-vip`: {len(BALANCERS)} balancers of Debian 13 with keepalived in a lab, and a gpu host. The card"
         f" and the model server are SIMULATED. A probe asks each {OFTEN * 1000:.0f} ms by a new connection, and waits a"
         " second for an answer. Without service: from the begin of the first lost request to the begin of the next"
-        " answered request."
+        " answered request, whose answer came within a second. The lab cuts the power by killing every process of the"
+        " host, and the kernel still ends the streams: without power a real machine ends no stream, so a stream hangs"
+        " as after a cut cable. If every packet is lost, the cut-off balancer has the address too, and two are counted."
     )
     text = f"Measured {about} {how}\n\n{page.table(HEAD, [row.cells for row in rows])}"
     page.write("vip", text, PAGE)
