@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,15 @@ KNOBS = "/etc/provision-lab/knobs.json"
 
 @dataclass
 class Probe:
-    """New requests, one after the other, each on a connection of its own.
+    """New requests, each on a connection of its own. A slow request delays no other request.
 
     Args:
         address: the common address.
     """
 
     address: str
-    answers: list[tuple[float, bool]] = field(default_factory=list)
+    answers: list[tuple[float, float]] = field(default_factory=list)
+    """When a request began, and when its answer came, in seconds of the monotonic clock; 0 for no answer."""
     _over: threading.Event = field(default_factory=threading.Event)
 
     def ask(self) -> bool:
@@ -51,10 +53,14 @@ class Probe:
 
     def run(self) -> None:
         """Ask until the end."""
-        while not self._over.is_set():
-            begun = time.monotonic()
-            self.answers.append((begun, self.ask()))
-            self._over.wait(max(0.0, begun + OFTEN - time.monotonic()))
+        with ThreadPoolExecutor(max_workers=64) as requests:
+            while not self._over.wait(OFTEN):
+                requests.submit(self._note)
+        self.answers.sort()
+
+    def _note(self) -> None:
+        begun = time.monotonic()
+        self.answers.append((begun, time.monotonic() if self.ask() else 0.0))
 
     def end(self) -> None:
         """Ask no more."""
@@ -63,16 +69,16 @@ class Probe:
     @property
     def lost(self) -> int:
         """The number of requests without an answer."""
-        return sum(not answered for _, answered in self.answers)
+        return sum(not answer for _, answer in self.answers)
 
     @property
     def silence(self) -> float:
-        """The longest time from the begin of a lost request to the next answered request, in seconds."""
+        """The longest time from the begin of a lost request to the next answer, in seconds."""
         longest, since = 0.0, None
-        for begun, answered in self.answers:
-            if answered:
-                longest = max(longest, begun - since if since is not None else 0.0)
-            since = None if answered else begun if since is None else since
+        for begun, answer in sorted(self.answers):
+            if answer:
+                longest = max(longest, answer - since if since is not None else 0.0)
+            since = None if answer else begun if since is None else since
         return longest
 
 

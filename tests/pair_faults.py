@@ -71,6 +71,7 @@ class PairFault:
         mend: mends the fault.
         moves: whether another balancer has to have the address afterwards.
         splits: whether the holder takes itself for the holder all the time: at its return the priority decides.
+        returns: name of the return of the old holder, for a row of the table; empty for no row.
     """
 
     name: str
@@ -78,6 +79,7 @@ class PairFault:
     mend: Callable[[Pair, str], None] = _nothing
     moves: bool = True
     splits: bool = False
+    returns: str = ""
 
 
 FAULTS = (
@@ -86,9 +88,15 @@ FAULTS = (
     PairFault("keepalived killed (SIGKILL)", _kill("keepalived"), moves=False),
     PairFault("keepalived stopped", _stop, _start),
     PairFault("nginx and keepalived killed", _kill("nginx", "keepalived"), moves=False),
-    PairFault("cable cut (no carrier)", _cable(on=False), _cable(on=True)),
-    PairFault("every packet lost (carrier stays)", _fault("cut", on=True), _fault("cut", on=False), splits=True),
-    PairFault("power off", _fault("power-off", on=True), _fault("power-off", on=False)),
+    PairFault("cable cut (no carrier)", _cable(on=False), _cable(on=True), returns="cable back"),
+    PairFault(
+        "every packet lost (carrier stays)",
+        _fault("cut", on=True),
+        _fault("cut", on=False),
+        splits=True,
+        returns="packets pass again",
+    ),
+    PairFault("power off", _fault("power-off", on=True), _fault("power-off", on=False), returns="power back"),
     PairFault("reboot", _reboot),
 )
 
