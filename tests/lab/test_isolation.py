@@ -4,7 +4,7 @@ import pytest
 
 from .conftest import serves_again
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 HOST, BALANCER, NEIGHBOUR = "gpu-01", "lb-01", "gpu-02"
 WALL, POOL = "firewall:DOCKER-USER", "10.213.0.0/24"
 NETWORKS = {f"network:ollama{number}.10.213.0.0-24" for number in (1, 2)}
@@ -55,7 +55,6 @@ def failed(done):
     return {check["step"] for check in done.host(HOST)["checks"] if not check["passed"]}
 
 
-@pytest.mark.matrix
 def test_instances_with_networks_of_their_own_do_not_reach_each_other(fleet, settings, reached):
     assert reached() == {"own", "published"}, "the instances are closed to each other already: this test proves nothing"
     settings["network_pool"] = POOL
@@ -90,7 +89,6 @@ def test_instances_with_networks_of_their_own_do_not_reach_each_other(fleet, set
     assert " ".join(JUMP) not in fleet.on(HOST, "iptables", "-S", "INPUT")
 
 
-@pytest.mark.matrix
 def test_another_pool_moves_the_instances_and_none_brings_the_bridge_back(fleet, settings, reached):
     settings["network_pool"] = "10.213.0.0/24"
     fleet.deploy()
