@@ -119,7 +119,8 @@ class VirtualAddress(Step):
         """The address has a holder, the same by the word of every balancer, and nginx answers there."""
         seen = parse(read_once(live, self.fact().command), self.address)
         holder = seen["answers"] or self._nobody(live)
-        yield Check(f"who has {self.address}", holder, seen["answers"] or "a balancer", compared=True)
+        what = f"who has {self.address} (if answers differ, each has: the balancers do not hear protocol 112)"
+        yield Check(what, holder, seen["answers"] or "a balancer", compared=True)
         code = live.run("curl --noproxy '*' -sk -o /dev/null -m 5 -w %s %s", "%{http_code}", self.url).stdout
         yield Check(f"an answer at {self.url}", code.strip() not in ("", "000"), True)
 
