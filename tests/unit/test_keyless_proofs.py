@@ -36,6 +36,14 @@ class Asked(Live):
         ),
         (
             ("127.0.0.1/32",),
+            "429",
+            {
+                "answers 127.0.0.1 without a key, as a client of 127.0.0.1/32": True,
+                "refused without a key": True,
+            },
+        ),
+        (
+            ("127.0.0.1/32",),
             "401",
             {
                 "answers 127.0.0.1 without a key, as a client of 127.0.0.1/32": False,
