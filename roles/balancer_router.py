@@ -19,6 +19,7 @@ from provision.roles.balancer_gateway import (
     CLIENTS,
     DATA,
     MODES,
+    POOLED,
     RENDERED,
     SCRIPTS,
     Gateway,
@@ -31,7 +32,7 @@ from provision.roles.balancer_words import few
 from provision.steps.instance.engine import Engine
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.replica_sets import ReplicaSet, pools_of
-from provision.steps.nginx.router import NETWORKS
+from provision.steps.nginx.router import NETWORKS, SUMMARY
 from provision.steps.nginx.upstream import block_name
 from provision.steps.ollama import gateway_paths
 
@@ -114,12 +115,18 @@ class BodyRouter:
         """Network -> name of the client that needs no key there."""
         return self.known.networks if self.known is not None else {}
 
-    @property
-    def kept(self) -> Mapping[str, bytes]:
-        """The clients, keys and networks of now: after a rollback a revoked key or network stays revoked."""
+    def kept(self, past: Mapping[str, bytes | str]) -> Mapping[str, bytes]:
+        """Return the clients, keys and networks of now: after a rollback a revoked key or network stays revoked.
+
+        Args:
+            past: the files that the rollback restores. Where these have pools, the status port needs its client.
+        """
         if self.known is None:
             return {}
-        return {CLIENTS: clients_file(*of_file(self.known)), NETWORKS: networks_file(self.networks)}
+        summary = past.get(SUMMARY)
+        is_pooled = isinstance(summary, bytes) and POOLED in summary
+        clients = clients_file(*of_file(self.known), pooled=is_pooled)
+        return {CLIENTS: clients, NETWORKS: networks_file(self.networks)}
 
     def files(self, sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Mapping[str, bytes]:
         """Return name -> bytes of the files.

@@ -212,6 +212,20 @@ def test_a_rollback_brings_the_pools_of_the_past_and_a_drain_keeps_them(tmp_path
     assert Upstream.parse(parsed.updated(down=["gpu-02/ollama1"]).text).sets == parsed.sets  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("second", [SHARED, POOLED])
+def test_a_rollback_keeps_the_client_of_the_status_port_where_no_client_has_a_pool(tmp_path: Path, second: str) -> None:
+    """The status port asks as `_provision_pools` there, which the present clients need not have."""
+    past = on_host(config(load(tmp_path, bob="")).in_fleet(BOTH))
+    step = config(load(tmp_path, second, bob="")).in_fleet(BOTH)
+    want = step.restore(HostFacts(), on_host(step), past)
+    assert want is not None
+    assert "_provision_pools" in json.loads(want["files"]["gateway_clients.json"].data)["clients"]
+    before = on_host(config(load(tmp_path, SHARED, bob="")).in_fleet(BOTH))
+    want = step.restore(HostFacts(), on_host(step), before)
+    assert want is not None
+    assert json.loads(want["files"]["gateway_clients.json"].data)["clients"].keys() == {"bob", "_provision"}
+
+
 def test_a_pool_is_a_budget_of_its_own(tmp_path: Path) -> None:
     inventory = load(tmp_path)
     replicas = Replicas(inventory)

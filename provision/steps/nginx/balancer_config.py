@@ -184,7 +184,7 @@ class Balancing(Generation):
         declared = {server.label for server in self.servers}
         upstream = restored(past, present, self.fleet, declared, marks.sets(now)).updated(drain=drains)
         refuse_loss(upstream, present)
-        kept = self.router.kept if self.router else {}
+        kept = self.router.kept(files) if self.router else {}
         return {**files, **{name: kept[name] for name in kept if name in files}, UPSTREAM: upstream.text.encode()}
 
     def impact(self, have: State, want: State) -> str:

@@ -34,9 +34,12 @@ class Router(Protocol):
     def networks(self) -> Mapping[str, str]:
         """Network -> name of the client that needs no key there."""
 
-    @property
-    def kept(self) -> Mapping[str, bytes]:
-        """Name -> bytes of the files that a rollback leaves as the inventory of now has them."""
+    def kept(self, past: Mapping[str, bytes | str]) -> Mapping[str, bytes]:
+        """Return name -> bytes of the files that a rollback leaves as the inventory of now has them.
+
+        Args:
+            past: the files that the rollback restores; a text in place of bytes that are not known.
+        """
 
     def files(self, sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Mapping[str, bytes]:
         """Return name -> bytes of the files.
