@@ -223,14 +223,15 @@ def problems(
         return
     pools = set(pools_of(sets).values())
     now = int(time.time())
-    usable = {key.client for key in known.keys if key.is_usable(now)}
+    usable = {*known.networks.values(), *(key.client for key in known.keys if key.is_usable(now))}
     for name, limits in known.clients.items():
         if limits.pool and limits.pool not in pools and name in usable:
             yield host.problem(
                 "balancer",
                 ("clients",),
                 f"gives {name} the pool {limits.pool}, and no instance behind {host.name} belongs to the pool: write"
-                f" `pool: {limits.pool}` for the instances of the pool",
+                f" `pool: {limits.pool}` for the instances of the pool, or type `provision keys revoke {name} --clients"
+                " FILE` with this file",
             )
         if limits.tokens_per_day and not settings.count_tokens:
             yield host.problem(

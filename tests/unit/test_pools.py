@@ -150,6 +150,25 @@ def test_a_client_needs_instances_of_its_pool_and_a_pool_a_client(tmp_path: Path
     assert [text for text in load(tmp_path).warnings if "gpu-02/ollama1 serve clients of the pool line alone" in text]
 
 
+def test_a_client_of_a_network_needs_instances_of_its_pool_too(tmp_path: Path) -> None:
+    load(tmp_path, SHARED, bob="")
+    clients = client_file.load(tmp_path / "clients.json")
+    save(tmp_path / "clients.json", clients.admitted("cli", Limits(pool="line", networks=("10.0.0.0/8",))))
+    with pytest.raises(InventoryError, match="gives cli the pool line"):
+        role_interface.load(str(tmp_path / "inventory.yaml"))
+
+
+def test_the_words_of_a_refused_pool_lead_out(tmp_path: Path) -> None:
+    """No command reads a refused inventory, `keys revoke` neither, so the way out names the file."""
+    said = refused(tmp_path, SHARED, KEYED, alice="line", bob="")
+    assert "or type `provision keys revoke alice --clients FILE` with this file" in said
+    request = actions.Request(str(tmp_path / "inventory.yaml"), setup=testing.setup(tmp_path))
+    with pytest.raises(InventoryError):
+        keys.revoke(request, "alice")
+    keys.revoke(request, "alice", file=str(tmp_path / "clients.json"))
+    role_interface.load(request.inventory)
+
+
 def test_a_client_without_a_usable_key_needs_no_instances(tmp_path: Path) -> None:
     load(tmp_path, POOLED)
     clients, _ = ClientFile().added("alice", Limits(pool="line"), 100)
