@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from provision.inventory import Instance
 from provision.steps import engines
 from provision.steps.instance.engine import Engine
-from provision.steps.nginx.replica_sets import ReplicaSet
+from provision.steps.nginx.replica_sets import ReplicaSet, models_of
 
 
 def served(instance: Instance) -> tuple[str, ...]:
@@ -32,13 +32,20 @@ def traffic(instances: Sequence[Instance]) -> dict[str, dict[str, int]]:
     return found
 
 
-def percents(replicas: ReplicaSet) -> str:
+def percents(replicas: ReplicaSet, sets: Sequence[ReplicaSet]) -> str:
     """Return the versions of a public name with their shares, in words.
+
+    A pool need not have every version. A version without instances leaves its share to the others.
 
     Args:
         replicas: the replica set of the public name.
+        sets: all replica sets of the balancer.
     """
-    return ", ".join(f"{version} ({percent} %)" for version, percent in replicas.shares)
+    served = models_of(sets)
+    own = {replicas.version(served[label]) for label in replicas.labels}
+    shares = {version: percent for version, percent in replicas.shares if version in own}
+    whole = sum(shares.values())
+    return ", ".join(f"{version} ({percent * 100 / whole:.3g} %)" for version, percent in shares.items())
 
 
 def spelled(instances: Sequence[Instance], engine: Engine) -> dict[str, str]:

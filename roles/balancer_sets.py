@@ -44,10 +44,15 @@ def note(sets: Sequence[ReplicaSet], router: str) -> str:
     by_path = router == "none"
     parts = [f"the root of the balancer serves {few(root)} only"] if by_path else []
     parts += [f"clients reach {few(others)} at {PREFIX}NAME/"] if by_path and others else []
-    parts += [f"requests for {few(each.models)} go to {balancer_names.percents(each)}" for each in sets if each.shares]
+    parts += [_shares(each, sets) for each in sets if each.shares]
     parts += [f"{few(labels)} serve clients of the pool {pool} alone" for pool, labels in pools.items() if pool]
     parts += [f"the requests at once of {few(shared)} are divided among its upstreams"] if shared else []
     parts += [f"nothing is sent to {few(idle)}, which has no models in the inventory"] if idle else []
     page = "grey-release" if any(replicas.shares for replicas in sets) else "serve-two-models"
     page = "keys" if any(pools) else page
     return f"{'; '.join(parts)} (docs/runbooks/{page}.md)" if parts else ""
+
+
+def _shares(replicas: ReplicaSet, sets: Sequence[ReplicaSet]) -> str:
+    where = f" in the pool {replicas.pool}" if replicas.pool else ""
+    return f"requests for {few(replicas.models)}{where} go to {balancer_names.percents(replicas, sets)}"

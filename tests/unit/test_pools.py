@@ -281,6 +281,16 @@ def test_shares_of_a_public_name_hold_in_each_pool() -> None:
     assert shared["line"].weights == (1, 1)
 
 
+def test_a_version_without_instances_in_a_pool_is_not_said_to_get_requests(tmp_path: Path) -> None:
+    traffic = 'traffic: {{"p:1": {{"a:1b": 90, "b:1b": 10}}}}'
+    text = INVENTORY.replace('models: ["a:1b"],', f'models: ["a:1b"], {traffic},')
+    text = text.replace('models: ["a:1b", "b:1b"],', f'models: ["b:1b"], {traffic},')
+    load(tmp_path)
+    (tmp_path / "inventory.yaml").write_text(text.format(balancer=KEYED, second=POOLED))
+    [said] = [text for text in role_interface.load(str(tmp_path / "inventory.yaml")).warnings if "p:1" in text]
+    assert "requests for p:1 go to a:1b (100 %); requests for p:1 in the pool line go to b:1b (100 %);" in said
+
+
 def test_a_key_for_a_pool_needs_instances_of_the_pool(tmp_path: Path) -> None:
     load(tmp_path, bob="")
     request = actions.Request(str(tmp_path / "inventory.yaml"), setup=testing.setup(tmp_path))
