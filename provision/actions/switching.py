@@ -11,6 +11,7 @@ from provision.rollout.roll import Roll
 from provision.runs import interrupt
 from provision.runs.context import Context
 from provision.runs.lease import Lease
+from provision.steps.keepalived.layout import UNIT
 
 NAMED = 5  # members shown by name
 
@@ -88,7 +89,7 @@ class Switching:
             outcomes[at].holds = True
             if self._to == at:
                 return [outcomes[at]]
-            to = self._switch.seats()[self._to] if self._to else self._switch.next_of(holder)
+            to = self._next(holder)
             moved = self._moved(holder, to, patience(holder.host) if timeout is None else timeout, force=force)
             outcomes[moved.holder] = Switched(moved.holder, changed=True, cut=moved.cut)
             outcomes[moved.to] = Switched(moved.to, holds=True, changed=True)
@@ -114,6 +115,21 @@ class Switching:
         """Close every connection."""
         self._switch.close()
         self._roll.pools.close()
+
+    def _next(self, holder: Seat) -> Seat:
+        """Return the next holder.
+
+        Raises:
+            RefusedError: no other balancer is well, or keepalived would choose an earlier balancer of the inventory.
+        """
+        first = self._switch.next_of(holder)
+        names = list(self._switch.seats())
+        if self._to and names.index(self._to) > names.index(first.host.name):
+            raise RefusedError(
+                f"keepalived would give the address to {first.host.name}, before {self._to} in the inventory",
+                f"provision switch {first.host.name}; or first, on {first.host.name}: systemctl stop {UNIT}",
+            )
+        return self._switch.seats()[self._to] if self._to else first
 
     def _moved(self, holder: Seat, to: Seat, timeout: float, *, force: bool) -> Moved:
         for seat in (holder, to):

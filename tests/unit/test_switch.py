@@ -22,6 +22,7 @@ from provision.runs.context import Context, Stopped
 
 VIP = "10.0.0.100"
 ADDRESSES = {"lb-01": "10.0.0.5", "lb-02": "10.0.0.6"}
+THREE = {**ADDRESSES, "lb-03": "10.0.0.7"}
 SAID = """# own
 eth0 {own}/24
 {held}# links
@@ -43,6 +44,7 @@ class Link:
         wrong: scripts that fail, each with the balancer.
         requests: the requests in progress of the holder, at each count.
         stop: set at the first count, if given.
+        addresses: the balancers.
     """
 
     holders: set[str]
@@ -50,6 +52,7 @@ class Link:
     requests: list[int] = field(default_factory=lambda: [0])
     stop: threading.Event | None = None
     done: list[tuple[str, str]] = field(default_factory=list)
+    addresses: dict[str, str] = field(default_factory=lambda: ADDRESSES)
 
     def answer(self, name: str, command: Run) -> Answer:
         script = command.script.removeprefix("keepalived/")
@@ -63,19 +66,19 @@ class Link:
                 self.stop.set()
             return Answer(0, f"{self.requests.pop(0) if len(self.requests) > 1 else self.requests[0]}\n".encode())
         if script == "give-address":
-            self.holders = {other for other in ADDRESSES if other != name}
+            self.holders = {other for other in self.addresses if other != name}
         if script == "wait-for-address":
             return Answer(0 if (name in self.holders) == ("yes" in command.words) else 1)
         return Answer(0)
 
     def _seen(self, name: str) -> str:
-        other = next(each for each in ADDRESSES if each != name)
+        other = next(each for each in self.addresses if each != name)
         return SAID.format(
-            own=ADDRESSES[name],
+            own=self.addresses[name],
             held=f"eth0 {VIP}/32\n" if name in self.holders else "",
             last=name[-1],
             answers="" if name in self.holders or not self.holders else f"52:54:00:00:00:0{other[-1]}",
-            peer=ADDRESSES[other],
+            peer=self.addresses[other],
             other=other[-1],
         )
 
@@ -86,7 +89,7 @@ class Link:
 def context(folder: Path, link: Link, balancer: dict[str, Any] | None = None) -> Context:
     settings = {"vip": {"address": VIP}} if balancer is None else balancer
     gpu = {"gpu-01": {"ansible_host": "10.0.0.11", "ollama": {"instances": [{"gpus": [0]}]}}}
-    hosts = {name: {"ansible_host": address} for name, address in ADDRESSES.items()}
+    hosts = {name: {"ansible_host": address} for name, address in link.addresses.items()}
     document = {
         "all": {
             "vars": {"nginx": {"accept_known_vulnerabilities": True}, "balancer": settings},
@@ -95,7 +98,7 @@ def context(folder: Path, link: Link, balancer: dict[str, Any] | None = None) ->
     }
     path = folder / "inventory.yaml"
     path.write_text(yaml.safe_dump(document))
-    names = {address: name for name, address in ADDRESSES.items()}
+    names = {address: name for name, address in link.addresses.items()}
 
     def connect(connection: Any, become_password: str | None, paths: Any) -> testing.FakeHost:
         name = names.get(connection.address, "gpu-01")
@@ -196,6 +199,16 @@ def test_a_switch_by_hand_tells_both_balancers(tmp_path):
         ("lb-01", True, 0, "changed"),
         ("lb-02", False, 1, "changed"),
     ]
+
+
+def test_of_three_balancers_the_one_that_keepalived_would_not_choose_is_refused(tmp_path):
+    link = Link({"lb-01"}, addresses=THREE)
+    (outcome,) = by_hand(tmp_path, link, "lb-03").switch(0, force=True)
+    assert "would give the address to lb-02, before lb-03 in the inventory" in str(outcome.error)
+    assert link.scripts("lb-01") == []
+    unwell = Link({"lb-01"}, frozenset({("is-well", "lb-02")}), addresses=THREE)
+    outcomes = by_hand(tmp_path, unwell, "lb-03").switch(0, force=True)
+    assert [(each.host, each.holds) for each in outcomes if each.changed] == [("lb-01", False), ("lb-03", True)]
 
 
 @pytest.mark.parametrize(
