@@ -66,6 +66,22 @@ def test_a_clock_that_jumps_moves_no_address(pair: Pair) -> None:
             pair.settled()
 
 
+def test_new_settings_of_keepalived_move_no_address(pair: Pair) -> None:
+    pair.settled()
+    holder = pair.holders()
+    try:
+        with pair.probing() as probe:
+            pair.vars["keepalived"] = {"fall": 3, "advertise": "0.6s"}
+            done = pair.deploy()
+            assert all(done.host(name)["changed"] == ["config:keepalived"] for name in BALANCERS)
+            time.sleep(SETTLED)
+            assert pair.holders() == holder
+        assert probe.lost == 0
+    finally:
+        del pair.vars["keepalived"]
+        pair.deploy()
+
+
 @pytest.mark.parametrize("command", ["deploy", "roll", "rollback"])
 def test_a_run_goes_on_or_stops_cleanly_while_the_holder_dies(pair: Pair, command: str) -> None:
     pair.settled()
