@@ -24,7 +24,7 @@ BREAKAGES = {
         b"function forPool(a) { null.x; } function unused(",
     ),
     "the search throws": ("gateway_names.js", b"function find(who, asked) {", b"function find(who, asked) { null.x;"),
-    "the pool has no location": ("gateway.json", b'"gateway_ollama_2"', b'"gateway_missing"'),
+    "the pool has no location": ("gateway.json", b'"": "gateway_ollama_2"', b'"": "gateway_missing"'),
     "nobody is known": ("gateway_clients.json", b'"clients"', b'"clients_"'),
     "no key is known": ("gateway_clients.json", b'"keys"', b'"keys_"'),
     "the data has no kind of authentication": ("gateway.json", b'"auth": "keys"', b'"auth": "other"'),

@@ -91,9 +91,6 @@ echo '# file'; sed -n 's/^-A PROVISION //p' %s
 LOOK_INSIDE = LOOK.replace("echo '# file'", f"{isolation.LOOK.strip()}\necho '# file'")
 RULE = f"-A {CHAIN} "
 BRIDGE = "docker0"  # Docker's own bridge, on which our containers are
-ISOLATION = "-A FORWARD -j DOCKER-ISOLATION-STAGE-1"
-"""Docker's own rule, which accepts no packet. A start of Docker puts the rule before DOCKER-USER where containers have
-networks of their own (docs/facts.md#docker-ports)."""
 MOST, LONGEST = 5, 200  # foreign rules to name, and characters of each
 _FILL = APPLY + "printf '%s' \"$1\" | apply"
 FILL = Script("docker/fill-chain", _FILL)
@@ -328,11 +325,10 @@ def parse(answer: Answer) -> State:
 
 
 def _ahead(lines: Sequence[str]) -> list[str]:
-    """The foreign rules of FORWARD that a packet meets before DOCKER-USER; of many rules only the first."""
+    """The rules of FORWARD that a packet meets before DOCKER-USER; of many rules only the first."""
     forward = [line for line in lines if line.startswith("-A FORWARD ")]
     jump = f"-A FORWARD -j {PARENT}"
-    before = forward[: forward.index(jump)] if jump in forward else []
-    ahead = [rule for rule in before if rule != ISOLATION]
+    ahead = forward[: forward.index(jump)] if jump in forward else []
     return [rule.removeprefix("-A FORWARD ")[:LONGEST] for rule in ahead[:MOST]]
 
 
