@@ -91,7 +91,7 @@ def peers(host: Host, inventory: Inventory) -> tuple[Host, ...]:
     balancers = inventory.group("balancer")
     if host not in balancers or not _vip(host):
         return ()
-    return tuple(other for other in balancers if other.name != host.name)
+    return tuple(peer for peer in balancers if peer.name != host.name)
 
 
 def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
@@ -102,7 +102,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         return
     settings, balancer = host.of(Settings), shared_settings.balancer(host)
     ports = _ports(host)
-    addresses = {other.name: other.connection.address for other in others}
+    addresses = {peer.name: peer.connection.address for peer in others}
     scheme = "https" if shared_settings.certificate(host) else "http"
     guard = VirtualAddress(
         address=vip.address, port=ports[0], url=f"{scheme}://{vip.address}:{ports[0]}/", peers=addresses
@@ -121,7 +121,9 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     values = {
         "host": host.name,
         "router_id": vip.router_id,
-        "priority": max(1, HIGHEST - LESS * [other.name for other in inventory.group("balancer")].index(host.name)),
+        "priority": max(
+            1, HIGHEST - LESS * [balancer.name for balancer in inventory.group("balancer")].index(host.name)
+        ),
         "advertise": f"{duration_seconds(settings.advertise):g}",
         "fall": settings.fall,
         "address": vip.address,

@@ -13,10 +13,10 @@ ON_EACH = "ip -4 addr; ip -4 neigh"
 
 def _guard(host: Host, inventory: Inventory) -> VirtualAddress | None:
     vip = shared_settings.vip(host) if host.balancer else None
-    others = [other for other in inventory.group("balancer") if other.name != host.name]
+    others = [peer for peer in inventory.group("balancer") if peer.name != host.name]
     if vip is None or not others:
         return None
-    peers = {other.name: other.connection.address for other in others}
+    peers = {peer.name: peer.connection.address for peer in others}
     return VirtualAddress(address=vip.address, port=shared_settings.balancer(host).port, url="", peers=peers)
 
 

@@ -66,7 +66,7 @@ class Link:
                 self.stop.set()
             return Answer(0, f"{self.requests.pop(0) if len(self.requests) > 1 else self.requests[0]}\n".encode())
         if script == "give-address":
-            self.holders = {other for other in self.addresses if other != name}
+            self.holders = {peer for peer in self.addresses if peer != name}
         if script == "wait-for-address":
             return Answer(0 if (name in self.holders) == ("yes" in command.words) else 1)
         return Answer(0)

@@ -20,7 +20,7 @@ from provision.steps.facts import HostFacts, live_facts
 from provision.steps.instance import cards_log, scripts
 from provision.steps.instance.automatic import Automatic
 from provision.steps.instance.container_options import WORDS
-from provision.steps.instance.container_state import GONE, OWN, listed, published, state
+from provision.steps.instance.container_state import OWN, listed, past_network, published, state
 from provision.steps.instance.create_arguments import BRIDGE, NANO, create_words, run_hash
 from provision.steps.instance.engine import Engine
 from provision.steps.instance.previous import Previous, previous_name
@@ -173,7 +173,7 @@ class Container(Step):
         if past.get("aside"):
             past = {**past, "restart": self.restart}
         past = {key: value for key, value in past.items() if key not in ("aside", "previous")}
-        past |= {"network": _network(past)}
+        past |= {"network": past_network(past)}
         missing = sorted(set(past["gpus"]) - facts.present)
         if missing:
             raise RefusalError(f"{self.name} was on {', '.join(missing)}, which this host has no more")
@@ -191,7 +191,7 @@ class Container(Step):
 
     def needs(self, past: Mapping[str, Any]) -> Sequence[Step]:
         """The past image, still on the host or else pulled, and the network of the instance."""
-        own = _network(past)
+        own = past_network(past)
         networks = (Network(name=own),) if instance_of(own) else ()
         return (Image(reference=str(past.get("image", ""))), *networks)
 
@@ -329,11 +329,6 @@ class Container(Step):
 
     def _stop(self) -> Command:
         return sh(scripts.STOP, self.name, title=f"stop container {self.name}")
-
-
-def _network(past: Mapping[str, Any]) -> str:
-    """Return the network of a past state, which may have been removed since."""
-    return str(past.get("network", BRIDGE)).removesuffix(GONE)
 
 
 def _is_right(have: State, want: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from provision.steps.docker import inspect, network
 from provision.steps.docker.inspect import Docker
 from provision.steps.docker.probe import LABEL, Probe
 from provision.steps.instance.container_options import environment, options
-from provision.steps.instance.create_arguments import csv_field
+from provision.steps.instance.create_arguments import BRIDGE, csv_field
 from provision.steps.instance.engine import Engine
 
 # The cgroup of a container that loses its cards at any daemon-reload (docs/facts.md#lost-cards): made while systemd
@@ -127,3 +127,12 @@ def listed(text: str) -> list[str]:
     each device, which no program can use (docs/facts.md#mig)."""
     uuids = re.findall(r"\(UUID: ([^)\s]+)\)", text)
     return sorted([uuid for uuid in uuids if uuid.startswith("MIG-")] or uuids)
+
+
+def past_network(past: Mapping[str, Any]) -> str:
+    """Return the network of a past state, which may have been removed since.
+
+    Args:
+        past: the state of a container.
+    """
+    return str(past.get("network", BRIDGE)).removesuffix(GONE)
