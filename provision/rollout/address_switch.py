@@ -165,7 +165,7 @@ class AddressSwitch:
         undo = round(timeout) + handover.MARGIN
         try:
             holder.ask(handover.begin(address, ports, at, seen["interface"], undo))
-            left = self._idle(holder, begun + timeout, say)
+            left = self._idle(holder, to, begun + timeout, say)
             holder.ask(handover.give())
             try:
                 to.ask(handover.wait_for(address, has=True))
@@ -178,14 +178,18 @@ class AddressSwitch:
                 holder.ask(handover.end())
         return Moved(holder.host.name, to.host.name, left, time.monotonic() - begun)
 
-    def _idle(self, holder: Seat, deadline: float, say: Say) -> int:
-        """Wait until the holder has no request in progress, and return how many are left."""
+    def _idle(self, holder: Seat, to: Seat, deadline: float, say: Say) -> int:
+        """Wait until the holder has no request in progress, and return how many are left.
+
+        The next balancer gets the new connections meanwhile, so a balancer that is not well any more ends the wait.
+        """
         port = shared_settings.balancer(holder.host).status_port
         while True:
             wait = max(0, min(handover.POLL, round(deadline - time.monotonic())))
             left = handover.count(holder.ask(handover.active(port, wait)))
             if left is None:
                 raise HostError(f"{holder.host.name} does not tell its requests in progress")
+            to.ask(handover.well())
             if not left or time.monotonic() >= deadline:
                 return left
             say(

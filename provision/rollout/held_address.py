@@ -1,6 +1,7 @@
 """The common address of the balancers during a roll: standbys change first, and the holder gives the address away
 before a change that concerns more than members."""
 
+import contextlib
 from collections.abc import Sequence
 
 from provision.errors import HostError, RefusedError
@@ -30,7 +31,9 @@ class HeldAddress:
         """
         if not balancers:
             return []
-        held = self._switch.holders()
+        held: list[str] = []
+        with contextlib.suppress(HostError):  # the part of that balancer tells the error
+            held = self._switch.holders()
         return sorted(balancers, key=lambda host: host.name in held)
 
     def leave(self, host: HostPart, changes: Sequence[Change]) -> None:

@@ -164,6 +164,21 @@ def test_a_stop_while_streams_run_ends_the_handover_and_moves_nothing(tmp_path):
     assert link.holders == {"lb-01"}
 
 
+def test_a_next_balancer_that_dies_while_streams_run_ends_the_handover(tmp_path):
+    link = Link({"lb-01"}, requests=[5])
+    switch = AddressSwitch(context(tmp_path, link))
+    holder = switch.holder()
+    to = switch.next_of(holder)
+
+    def dies(text: str) -> None:
+        link.wrong = frozenset({("is-well", "lb-02")})
+
+    with pytest.raises(HostError, match="is-well is wrong here"):
+        switch.move(holder, to, 60, dies)
+    assert link.scripts("lb-01")[-1] == "end-handover"
+    assert link.holders == {"lb-01"}
+
+
 @pytest.mark.parametrize(
     ("holders", "said"), [(set(), f"nobody has {VIP}"), ({"lb-01", "lb-02"}, "lb-01 and lb-02 have")]
 )
