@@ -165,7 +165,9 @@ def cut_there(world: World, strike: Strike, seen: Seen) -> None:
     """Cut a connection at a moment. The command that the run's own screen names goes on."""
     command = strike.moment.command
     about = "" if command == "rollback" else rf"{ONE}  "
-    again = rf"rollback \S+ -i \S+ -l \S*{strike.failed}\b" if command == "rollback" else rf"{command} {ONE} -i \S+"
+    # Where every host of the rollback failed, the command that goes on names no host.
+    rest = rf"rollback \S+ -i \S+(?: -l \S*{strike.failed}\b|$)"
+    again = rest if command == "rollback" else rf"{command} {ONE} -i \S+"
 
     def judge(_: tuple[str, ...], done: Done) -> tuple[str, ...]:
         one_clear_screen(done, strike.failed, strike.codes, strike.result, r"\S*", again, about, strike.errors)
