@@ -35,10 +35,10 @@ from provision.steps.instance import endpoint
 from provision.steps.instance.engine import Engine
 from provision.steps.nginx import includes, tls, vulnerabilities
 from provision.steps.nginx.balancer_config import Balancing, Server
-from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation import OwnedGenerations
 from provision.steps.nginx.listen import Listen
 from provision.steps.nginx.model_routes import FILE as ROUTES_FILE
+from provision.steps.nginx_paths import UNIT
 from provision.steps.system.owned_units import OwnedUnits
 from provision.steps.system.systemd import Service
 
@@ -288,6 +288,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
         tls=secured,
         router=router,
         vip=settings.vip.address if settings.vip else "",
+        shutdown=settings.shutdown_timeout if settings.vip else "",
         doors=settings.doors(
             f"{'https' if secured else 'http'}://{settings.local}",
             engine,

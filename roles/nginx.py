@@ -17,9 +17,9 @@ from provision.render import render
 from provision.steps import engines
 from provision.steps.base import Owned, Step
 from provision.steps.nginx import vulnerabilities
-from provision.steps.nginx.build import UNIT, Build, OwnedBuilds
+from provision.steps.nginx.build import Build, OwnedBuilds
 from provision.steps.nginx.source import USER, Njs, Patch, Source
-from provision.steps.nginx_paths import CACHE, CURRENT, LOGS
+from provision.steps.nginx_paths import CACHE, CURRENT, LOGS, UNIT
 from provision.steps.system.account import Account, OwnedAccounts
 from provision.steps.system.apt import Packages
 from provision.steps.system.file import Directory, File, OwnedFiles

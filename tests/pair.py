@@ -205,6 +205,7 @@ def made(name: str, folder: Path) -> Pair:
     lab = Lab.up(Spec(name, 1, 2, 1), install=True)
     pair = Pair(lab, folder)
     pair.data = yaml.safe_load(Path(lab.inventory).read_text())
+    pair.vars["ollama"]["num_parallel"] = 2  # one stream on each balancer while the address moves
     pair.share()
     pair.deploy()
     pair.settled()

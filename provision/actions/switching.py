@@ -1,6 +1,5 @@
 """Moves the common address of the balancers by hand: the checks before, the locks, and the outcome of each balancer."""
 
-import contextlib
 from dataclasses import dataclass
 
 from provision.errors import GuardError, HostError, RefusedError, UsageError
@@ -10,7 +9,6 @@ from provision.rollout.balancer_pool import BalancerPool
 from provision.rollout.roll import Roll
 from provision.runs import interrupt
 from provision.runs.context import Context
-from provision.runs.lease import Lease
 from provision.steps.keepalived.layout import UNIT
 
 NAMED = 5  # members shown by name
@@ -62,7 +60,6 @@ class Switching:
         self._to = to
         self._switch = AddressSwitch(context, become_password)
         self._roll = Roll.of(context, become_password)
-        self._leases: dict[str, Lease] = {}
         if not self._switch.seats():
             raise UsageError(
                 "the balancers of this inventory have no common address", "balancer.vip gives them one: docs/vip.md"
@@ -94,7 +91,7 @@ class Switching:
             outcomes[moved.holder] = Switched(moved.holder, changed=True, cut=moved.cut)
             outcomes[moved.to] = Switched(moved.to, holds=True, changed=True)
         except HostError as error:
-            outcomes[at].error = interrupt.for_operator(error, self.context, locked=at in self._leases)
+            outcomes[at].error = interrupt.for_operator(error, self.context, locked=at in self._switch.leases)
         finally:
             self._give_back()
         return [outcome for outcome in outcomes.values() if outcome.changed or outcome.holds or outcome.error]
@@ -109,7 +106,7 @@ class Switching:
 
     def under_way(self) -> list[str]:
         """Return the names of the balancers that may hold this run's lock."""
-        return [name for name, lease in self._leases.items() if lease.held]
+        return [name for name, lease in self._switch.leases.items() if lease.held]
 
     def close(self) -> None:
         """Close every connection."""
@@ -132,25 +129,13 @@ class Switching:
         return self._switch.seats()[self._to] if self._to else first
 
     def _moved(self, holder: Seat, to: Seat, timeout: float, *, force: bool) -> Moved:
-        for seat in (holder, to):
-            self._lock(seat)
-        if not force:
-            self._compare(holder, to)
-
         def say(text: str) -> None:
             self.context.listen(Event(holder.host.name, "progress", "switch", text))
 
-        return self._switch.move(holder, to, timeout, say)
-
-    def _lock(self, seat: Seat) -> None:
-        lease = self.context.lease(seat.session, seat.host.connection.timeout_factor)
-        self._leases[seat.host.name] = lease
-        answer = seat.session.batch([lease.acquire()], stop=False)[0]
-
-        def say(text: str) -> None:
-            self.context.listen(Event(seat.host.name, "progress", "lock", text))
-
-        lease.wait(answer, self.context.lock_wait, self.context.stop, say)
+        with self._switch.locked(holder, to):
+            if not force:
+                self._compare(holder, to)
+            return self._switch.move(holder, to, timeout, say)
 
     def _compare(self, holder: Seat, to: Seat) -> None:
         """Refuse a balancer that would send requests to an instance that the holder keeps out.
@@ -176,8 +161,5 @@ class Switching:
         return self._roll.pools.of(sources[0]) if sources else []
 
     def _give_back(self) -> None:
-        for lease in self._leases.values():
-            with contextlib.suppress(HostError):  # the lease expires by itself
-                lease.end()
         self._roll.pools.finish()
         self.context.keeper.stop()

@@ -1,20 +1,24 @@
 """Moves the common address of the balancers to another balancer, and loses no stream on the way.
 
-New connections begin on the next balancer while the holder finishes its streams (`steps/keepalived/handover.py`). Every
-way out of a switch ends the handover on the holder, and the holder ends it by itself if this machine is lost.
+New connections begin on the next balancer while the holder finishes its streams (`steps/keepalived/handover.py`). If
+the address does not move after all, the holder serves new connections again, and the next balancer finishes the streams
+that it has. The holder does the same by itself if this machine is lost.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from provision.command import Answer, Run
 from provision.errors import HostError, RefusedError, UnreachableError
+from provision.events import Event
 from provision.inventory import Host, duration_seconds, shared_settings
 from provision.plan import planner
 from provision.runs.context import Context, Stopped
+from provision.runs.lease import Lease
 from provision.ssh.transport import Transport
 from provision.steps.keepalived import handover
 from provision.steps.keepalived.address import NAME, VirtualAddress
@@ -89,6 +93,8 @@ class AddressSwitch:
         self.context = context
         self._password = become_password
         self._seats: dict[str, Seat] = {}
+        self.leases: dict[str, Lease] = {}
+        """Balancer -> the lock of this run, as far as the run has asked for it."""
 
     def seats(self) -> dict[str, Seat]:
         """Return name -> seat of every balancer; empty without a common address."""
@@ -161,11 +167,12 @@ class AddressSwitch:
         seen = holder.seen()
         at = seen["at"].get(holder.step.peers[to.host.name], "")
         to.ask(handover.well())
-        ports = _ports(holder.host)
-        undo = round(timeout) + handover.MARGIN
+        streams = round(patience(holder.host))
+        given = False
         try:
-            holder.ask(handover.begin(address, ports, at, seen["interface"], undo))
-            left = self._idle(holder, to, begun + timeout, say)
+            answer = holder.ask(handover.begin(address, _ports(holder.host), at, seen["interface"], streams))
+            left = self._idle(holder, to, handover.workers(answer), begun + timeout, say)
+            given = True
             holder.ask(handover.give())
             try:
                 to.ask(handover.wait_for(address, has=True))
@@ -174,22 +181,31 @@ class AddressSwitch:
                 raise HostError(message, "look at journalctl -u provision-keepalived on both balancers") from error
             holder.ask(handover.wait_for(address, has=False))
         finally:
-            with contextlib.suppress(HostError):  # the holder ends the handover by itself
-                holder.ask(handover.end())
+            with contextlib.suppress(HostError):  # the holder takes new connections back by itself
+                keep = not given and self._is_well(to)  # a dead balancer has no streams to finish
+                holder.ask(handover.take_back(streams) if keep else handover.end())
         return Moved(holder.host.name, to.host.name, left, time.monotonic() - begun)
 
-    def _idle(self, holder: Seat, to: Seat, deadline: float, say: Say) -> int:
-        """Wait until the holder has no request in progress, and return how many are left.
+    @staticmethod
+    def _is_well(seat: Seat) -> bool:
+        try:
+            seat.ask(handover.well())
+        except HostError:
+            return False
+        return True
+
+    def _idle(self, holder: Seat, to: Seat, workers: Sequence[int], deadline: float, say: Say) -> int:
+        """Wait until the streams of the holder have ended, and return how many requests are left.
 
         The next balancer gets the new connections meanwhile, so a balancer that is not well any more ends the wait.
         """
         port = shared_settings.balancer(holder.host).status_port
         while True:
             wait = max(0, min(handover.POLL, round(deadline - time.monotonic())))
-            left = handover.count(holder.ask(handover.active(port, wait)))
+            left = handover.count(holder.ask(handover.active(port, wait, workers)))
             if left is None:
                 raise HostError(f"{holder.host.name} does not tell its requests in progress")
-            to.ask(handover.well())
+            self._confirm(to, holder)
             if not left or time.monotonic() >= deadline:
                 return left
             say(
@@ -198,6 +214,48 @@ class AddressSwitch:
             )
             if self.context.stop.is_set():
                 raise Stopped("stopped before the address moved", "run the command again to go on")
+
+    @staticmethod
+    def _confirm(to: Seat, holder: Seat) -> None:
+        try:
+            to.ask(handover.well())
+        except HostError as error:
+            keeps = f"{holder.host.name} keeps {holder.step.address}, and serves new connections again"
+            message = f"{to.host.name} is not well any more: {error.message.removeprefix(f'{to.host.name}: ')}; {keeps}"
+            raise HostError(message, "repair the balancer, then run the command again", stderr=error.stderr) from error
+
+    @contextlib.contextmanager
+    def locked(self, *seats: Seat) -> Iterator[None]:
+        """Hold the locks of balancers, so that no other run changes them while the address moves.
+
+        Args:
+            seats: the balancers.
+
+        Raises:
+            LockedError: another run or an operator has a lock.
+            HostError: a balancer cannot be reached.
+            RefusedError: the first balancer does not have the address any more.
+        """
+        leases = [self._lease(seat) for seat in seats]
+        try:
+            for seat, lease in zip(seats, leases, strict=True):
+                answer = seat.session.batch([lease.acquire()], stop=False)[0]
+                lease.wait(answer, self.context.lock_wait, self.context.stop, partial(self._tell, seat))
+            if self.holder() is not seats[0]:
+                raise RefusedError(f"{seats[0].host.name} does not have the address any more", "run the command again")
+            yield
+        finally:
+            for lease in leases:
+                with contextlib.suppress(HostError):  # the lease expires by itself
+                    lease.end()
+
+    def _lease(self, seat: Seat) -> Lease:
+        lease = self.context.lease(seat.session, seat.host.connection.timeout_factor)
+        self.leases[seat.host.name] = lease
+        return lease
+
+    def _tell(self, seat: Seat, text: str) -> None:
+        self.context.listen(Event(seat.host.name, "progress", "lock", text))
 
     def close(self) -> None:
         """Close the connections."""

@@ -64,7 +64,8 @@ class HeldAddress:
             host.run.say("progress", "switch", text)
 
         try:
-            moved = self._switch.move(holder, to, patience(host.run.host), say)
+            with self._switch.locked(holder, to):
+                moved = self._switch.move(holder, to, patience(host.run.host), say)
         except HostError as error:
             error.hint = error.hint or "provision verify names the holder of the address"
             raise

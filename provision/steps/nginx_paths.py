@@ -1,5 +1,6 @@
 """Where a host has our nginx, and where it may have another."""
 
+UNIT = "provision-nginx.service"
 ROOT = "/opt/provision/nginx"
 CURRENT = f"{ROOT}/current"
 CONFIG = "/etc/provision/nginx"

@@ -1,5 +1,7 @@
 """The common address of two balancers: deployed, drifted, switched, rolled back, removed, and refused."""
 
+import http.client
+import json
 import signal
 import subprocess
 import threading
@@ -10,8 +12,8 @@ import pytest
 from provision.lab import faults
 from provision.steps.keepalived import handover
 from provision.steps.keepalived.layout import CONF, RULES, TABLE, UNIT
-from tests.fleet import NAME
-from tests.pair import BALANCERS, Pair, made, taken_down
+from tests.fleet import NAME, wait_for
+from tests.pair import BALANCERS, PORT, Pair, made, taken_down
 from tests.pair_faults import FAULTS, survives
 
 pytestmark = pytest.mark.lab
@@ -60,7 +62,8 @@ def pair(deployed):
         if not host.running:
             faults.switch(deployed.lab, name, "power-off", on=False)
         faults.switch(deployed.lab, name, "cut", on=False)
-        host.run(["sh", "-c", "nft delete table ip split 2>/dev/null; systemctl start provision-nginx " + UNIT])
+        host.run(["sh", "-c", f"nft delete table ip split 2>/dev/null; systemctl start provision-nginx {UNIT}"])
+        host.run(["sh", "-c", f"systemctl stop {handover.UNDO_UNIT}; nft delete table ip {handover.TABLE} || :"])
     deployed.deploy()
     deployed.settled()
 
@@ -230,19 +233,105 @@ def test_a_switch_whose_controller_dies_is_undone_by_the_holder(pair):
     to_first(pair)
     pair.speed(1, 200)
     stream = pair.stream()
-    argv = pair.command("switch", "lb-02", "--timeout", "5s")
-    process = subprocess.Popen(argv, env=pair.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_rules(pair, "lb-01")
+    process = switching(pair, "lb-02")
+    ahead = pair.stream()
     process.send_signal(signal.SIGKILL)
     process.wait()
     with pair.probing() as probe:
-        pair.on(
-            "lb-01",
-            "sh",
-            "-c",
-            f"for _ in $(seq 100); do nft list tables | grep -q {handover.TABLE} || exit 0; sleep 1; done; exit 1",
-        )
+        wait_for(lambda: handed_back(pair, "lb-01"), 100)
         assert pair.holders() == ["lb-01"]
-    assert (probe.lost, stream.outcome) == (0, "open")
+    assert probe.lost == 0
+    assert (stream.outcome, ahead.outcome) == ("open", "open")
     pair.speed(60, 16)
-    stream.ended()
+    assert (stream.ended(), ahead.ended()) == ("whole", "whole")
+
+
+@pytest.mark.matrix
+def test_ctrl_c_gives_new_connections_back_and_cuts_no_stream(pair):
+    to_first(pair)
+    pair.speed(1, 200)
+    here = pair.stream()
+    process = switching(pair, "lb-02")
+    ahead = pair.stream()
+    with pair.probing() as probe:
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+        assert process.returncode == 130
+        assert handed_back(pair, "lb-01")
+        assert pair.holders() == ["lb-01"]
+        assert (here.outcome, ahead.outcome) == ("open", "open")
+        pair.speed(60, 16)
+        assert (here.ended(), ahead.ended()) == ("whole", "whole")
+        pair.on("lb-02", "systemctl", "stop", "provision-nginx")
+        assert pair.stream().ended() == "whole", "new connections go to the holder again"
+        pair.on("lb-02", "systemctl", "start", "provision-nginx")
+    assert probe.lost == 0
+
+
+@pytest.mark.matrix
+def test_a_next_balancer_without_power_ends_the_switch_and_the_holder_serves(pair):
+    to_first(pair)
+    pair.speed(1, 200)
+    stream = pair.stream()
+    process = switching(pair, "lb-02")
+    faults.switch(pair.lab, "lb-02", "power-off", on=True)
+    said, _ = process.communicate()
+    assert process.returncode == 3
+    assert b"lb-02 is not well any more" in said
+    assert pair.holders() == ["lb-01"]
+    assert handover.TABLE not in pair.on("lb-01", "nft", "list", "tables")
+    with pair.probing() as probe:
+        pair.speed(60, 16)
+        assert stream.ended() == "whole"
+    assert probe.lost == 0
+
+
+@pytest.mark.matrix
+def test_a_client_that_keeps_its_connection_moves_behind_an_answer(pair):
+    to_first(pair)
+    failures: list[str] = []
+    served: list[str] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection(pair.vip, PORT, timeout=10)
+        while not over.is_set():
+            try:
+                connection.request("POST", "/api/generate", json.dumps({"model": pair.model, "prompt": "Count."}))
+                answer = connection.getresponse()
+                answer.read()
+                served.append(answer.headers.get("Connection", "keep-alive"))
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(f"{type(error).__name__}: {error}")
+                connection.close()
+
+    clients = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        wait_for(lambda: len(served) > 8, 60)
+        done = pair.provision("switch", "lb-02", "--timeout", "2m", "--json")
+        count = len(served)
+        wait_for(lambda: len(served) > count + 8, 60)
+    finally:
+        over.set()
+        for client in clients:
+            client.join()
+    assert done.code == 0
+    assert [host["cut"] for host in done.doc["hosts"]] == [0, 0]
+    assert failures == []
+    assert pair.holders() == ["lb-02"]
+
+
+def switching(pair: Pair, to: str) -> subprocess.Popen[bytes]:
+    """Begin a switch, and wait until new connections go ahead."""
+    argv = pair.command("switch", to, "--timeout", "5m")
+    process = subprocess.Popen(argv, env=pair.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for_rules(pair, pair.holders()[0])
+    return process
+
+
+def handed_back(pair: Pair, host: str) -> bool:
+    """Whether no new connection goes ahead, while the connections of the next balancer still do."""
+    begun = pair.on(host, "sh", "-c", f"nft list chain ip {handover.TABLE} begun 2>/dev/null || :")
+    return "chain begun" in begun and "update" not in begun

@@ -19,6 +19,7 @@ from provision.plan import role_interface
 from provision.rollout.address_switch import AddressSwitch
 from provision.rollout.held_address import HeldAddress
 from provision.runs.context import Context, Stopped
+from provision.steps.keepalived import handover
 
 VIP = "10.0.0.100"
 ADDRESSES = {"lb-01": "10.0.0.5", "lb-02": "10.0.0.6"}
@@ -139,28 +140,28 @@ def test_requests_that_do_not_end_in_time_are_counted_and_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "last"),
     [
-        ("begin-handover", "lb-01"),
-        ("count-requests", "lb-01"),
-        ("give-address", "lb-01"),
-        ("wait-for-address", "lb-02"),
-        ("wait-for-address", "lb-01"),
+        (("begin-handover", "lb-01"), "take-back-connections"),
+        (("count-requests", "lb-01"), "take-back-connections"),
+        (("give-address", "lb-01"), "end-handover"),
+        (("wait-for-address", "lb-02"), "end-handover"),
+        (("wait-for-address", "lb-01"), "end-handover"),
     ],
-    ids=" on ".join,
+    ids=str,
 )
-def test_whatever_fails_ends_the_handover(tmp_path, wrong):
+def test_a_failure_gives_new_connections_back_or_ends_a_handover_that_moved_the_address(tmp_path, wrong, last):
     link = Link({"lb-01"}, frozenset({wrong}))
     with pytest.raises(HostError):
         moved(tmp_path, link)
-    assert link.scripts("lb-01")[-1] == "end-handover"
+    assert link.scripts("lb-01")[-1] == last
 
 
-def test_a_stop_while_streams_run_ends_the_handover_and_moves_nothing(tmp_path):
+def test_a_stop_while_streams_run_lets_the_next_balancer_finish_its_streams(tmp_path):
     link = Link({"lb-01"}, requests=[5], stop=threading.Event())
     with pytest.raises(Stopped):
         moved(tmp_path, link, timeout=60)
-    assert link.scripts("lb-01") == ["begin-handover", "count-requests", "end-handover"]
+    assert link.scripts("lb-01") == ["begin-handover", "count-requests", "take-back-connections"]
     assert link.holders == {"lb-01"}
 
 
@@ -173,10 +174,36 @@ def test_a_next_balancer_that_dies_while_streams_run_ends_the_handover(tmp_path)
     def dies(text: str) -> None:
         link.wrong = frozenset({("is-well", "lb-02")})
 
-    with pytest.raises(HostError, match="is-well is wrong here"):
+    with pytest.raises(HostError, match="lb-02 is not well any more: is-well is wrong here; lb-01 keeps"):
         switch.move(holder, to, 60, dies)
     assert link.scripts("lb-01")[-1] == "end-handover"
     assert link.holders == {"lb-01"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "workers"), [("71 72 \n", (71, 72)), ("", ()), ("71 $(reboot)", ()), ("-1", ())], ids=repr
+)
+def test_only_numbers_of_processes_are_taken_from_the_holder(answer, workers):
+    assert handover.workers(Answer(0, answer.encode())) == workers
+
+
+def test_both_balancers_are_locked_while_the_address_moves(tmp_path):
+    link = Link({"lb-01"})
+    switch = AddressSwitch(context(tmp_path, link))
+    seats = list(switch.seats().values())
+    with switch.locked(*seats):
+        assert all(switch.leases[name].held for name in ADDRESSES)
+    assert not any(lease.held for lease in switch.leases.values())
+
+
+def test_an_address_that_moves_before_the_lock_is_refused(tmp_path):
+    link = Link({"lb-01"})
+    switch = AddressSwitch(context(tmp_path, link))
+    seats = list(switch.seats().values())
+    link.holders = {"lb-02"}
+    with pytest.raises(RefusedError, match="lb-01 does not have the address any more"), switch.locked(*seats):
+        pytest.fail("a run began to move an address that is elsewhere")
+    assert not any(lease.held for lease in switch.leases.values())
 
 
 @pytest.mark.parametrize(

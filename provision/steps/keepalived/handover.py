@@ -1,56 +1,111 @@
 """A planned switch of the common address, without a lost stream: the commands on both balancers.
 
-A stream cannot move between two kernels. So new connections go ahead of the address: rules on the holder send each
-packet of a new connection unchanged to the next balancer, as a director with direct routing does, and the next
-balancer answers the client itself. Connections that the holder has already go on there, and the address moves when
-they have ended. The rules know a new connection by the connection tracking of the holder. The tracking keeps no note of
-a packet that the rules drop, so all packets of a new connection are new there, or invalid.
+A stream cannot move between two kernels. So new connections go ahead of the address: rules on the holder note each new
+connection in a set, and send its packets unchanged to the next balancer, as a director with direct routing does. The
+next balancer answers the client itself. A reload of nginx on the holder closes idle connections, and closes connections
+in use behind their answer, so clients open new ones. Streams of the holder go on there until they end, in worker
+processes that began before the reload. The address moves when these have ended.
+
+The set decides, and not the connection tracking: an old packet that the tracking calls invalid would reach the next
+balancer, whose reset would end a stream of the holder.
 """
 
+from collections.abc import Sequence
+
 from provision.command import READ_TIMEOUT, Answer, Run, Script, look, sh
-from provision.steps.keepalived.layout import CHECK, STANDBY, UNIT
+from provision.steps.keepalived.layout import CHECK, RUN, STANDBY, UNIT
+from provision.steps.nginx_paths import PID
+from provision.steps.nginx_paths import UNIT as NGINX
 
 TABLE = "provision_handover"
-UNDO_UNIT = "provision-handover"
+UNDO_UNIT = "provision-handover.service"
 POLL = 5  # seconds that one count of requests may wait on the holder
 TAKES = 5  # seconds within which the next balancer has to have the address
-MARGIN = 60  # seconds after the longest wait, when the holder undoes a handover that nobody ends
+SILENCE = 60  # seconds without a word of the run, after which the holder takes new connections back
+NOTED = 262_144  # connections in the set; a connection beyond is served by the holder
 
-_UNDO = f"nft delete table ip {TABLE} 2>/dev/null; echo 0 >{STANDBY}"
-# $1 address, $2 ports, $3 address of the next balancer, $4 interface, $5 seconds.
+_WORD = f"{RUN}/handover"  # the time of the last word of the run, in seconds since the boot
+_TELL = f"cut -d. -f1 /proc/uptime >{_WORD}.new\nmv {_WORD}.new {_WORD}\n"
+# $1 seconds for the streams of the next balancer, $2 watch or now.
+_UNDO = f"""
+while [ "$2" = watch ]; do
+  word=$(cat {_WORD}) || word=0
+  [ $(($(cut -d. -f1 /proc/uptime) - word)) -lt {SILENCE} ] || break
+  sleep 2
+done
+nft flush chain ip {TABLE} begun
+echo 0 >{STANDBY}
+sleep "$1"
+nft delete table ip {TABLE}
+"""
+_STOP = f"systemctl stop {UNDO_UNIT} 2>/dev/null || :\nsystemctl reset-failed {UNDO_UNIT} 2>/dev/null || :\n"
+_START = f"systemd-run --quiet --collect --unit={UNDO_UNIT} /bin/sh -c '{_UNDO}' handover"
+# $1 address, $2 ports, $3 address of the next balancer, $4 interface, $5 seconds for streams. Prints the processes of
+# nginx that began before the reload; nothing where nginx does not reload.
 _BEGIN = Script(
     "keepalived/begin-handover",
     f"""
-systemctl stop {UNDO_UNIT}.timer 2>/dev/null || :
-systemctl reset-failed {UNDO_UNIT}.timer {UNDO_UNIT}.service 2>/dev/null || :
-systemd-run --quiet --collect --unit={UNDO_UNIT} --on-active="$5" /bin/sh -c '{_UNDO}'
+{_STOP}{_TELL}{_START} "$5" watch
 nft -f - <<END
 table ip {TABLE}
 delete table ip {TABLE}
 table ip {TABLE} {{
+  set moved {{
+    type ipv4_addr . inet_service . inet_service
+    size {NOTED}
+    flags dynamic, timeout
+    timeout $5s
+  }}
+  chain begun {{
+    ct state {{ new, untracked }} update @moved {{ ip saddr . tcp sport . tcp dport }}
+  }}
+  chain on {{
+    update @moved {{ ip saddr . tcp sport . tcp dport }} dup to $3 device "$4" drop
+  }}
   chain prerouting {{
     type filter hook prerouting priority mangle; policy accept;
-    ip daddr $1 tcp dport {{ $2 }} ct state {{ new, invalid, untracked }} dup to $3 device "$4" drop
+    iifname "$4" ip daddr $1 tcp dport {{ $2 }} tcp flags & (fin | syn | rst | ack) == syn jump begun
+    ip daddr $1 ip saddr . tcp sport . tcp dport @moved jump on
   }}
 }}
 END
+master=$(cat {PID} 2>/dev/null) || exit 0
+workers=$(cat "/proc/$master/task/$master/children" 2>/dev/null) || exit 0
+systemctl reload {NGINX} >/dev/null 2>&1 || exit 0
+echo "$workers"
 """,
 )
-_END = Script("keepalived/end-handover", f"systemctl stop {UNDO_UNIT}.timer 2>/dev/null || :\n{_UNDO}\n")
-# $1 port of the status, $2 seconds. Prints the requests in progress without the script's own.
+# $1 seconds for the streams that the next balancer has.
+_TAKE_BACK = Script(
+    "keepalived/take-back-connections",
+    f"""
+nft flush chain ip {TABLE} begun 2>/dev/null || exit 0
+echo 0 >{STANDBY}
+{_STOP}{_START} "$1" now
+""",
+)
+_END = Script("keepalived/end-handover", f"{_STOP}nft delete table ip {TABLE} 2>/dev/null\necho 0 >{STANDBY}\n")
+# $1 port of the status, $2 seconds, $3 processes of nginx that began before the handover, or empty. Prints the requests
+# in progress without the script's own; 0 once these processes have ended. An empty $3 leaves the count of nginx alone.
 _ACTIVE = Script(
     "keepalived/count-requests",
-    """
+    f"""
+{_TELL}
 end=$(($(cut -d. -f1 /proc/uptime) + $2))
 while :; do
-  count=$(curl --noproxy '*' -sf -m 5 "http://127.0.0.1:$1/stub_status" | awk '/^Reading/{print $2 + $4 - 1}')
+  count=$(curl --noproxy '*' -sf -m 5 "http://127.0.0.1:$1/stub_status" | awk '/^Reading/{{print $2 + $4 - 1}}')
   case $count in '' | *[!0-9]*) echo "nginx does not count its requests" >&2; exit 1 ;; esac
+  if [ -n "$3" ]; then
+    old=
+    for process in $3; do [ "$(cat /proc/$process/comm 2>/dev/null)" != nginx ] || old=yes; done
+    if [ -z "$old" ]; then count=0; elif [ "$count" = 0 ]; then count=1; fi
+  fi
   if [ "$count" = 0 ] || [ "$(cut -d. -f1 /proc/uptime)" -ge "$end" ]; then echo "$count"; exit; fi
   sleep 0.2
 done
 """,
 )
-_GIVE = Script("keepalived/give-address", f"echo 1 >{STANDBY}\n")
+_GIVE = Script("keepalived/give-address", f"{_TELL}echo 1 >{STANDBY}\n")
 # $1 address, $2 yes or no, $3 tries, five in a second.
 _HAS = Script(
     "keepalived/wait-for-address",
@@ -79,28 +134,42 @@ def well() -> Run:
 
 
 def begin(address: str, ports: tuple[int, ...], to: str, interface: str, seconds: int) -> Run:
-    """Return the command by which the holder sends new connections to the next balancer.
+    """Return the command by which the holder sends new connections to the next balancer; see `workers`.
+
+    Without a word of the run for `SILENCE` seconds, the holder takes new connections back.
 
     Args:
         address: the common address.
         ports: its ports.
         to: IPv4 address of the next balancer.
         interface: the interface with the network of both.
-        seconds: after how long the holder undoes a handover that nobody has ended.
+        seconds: how long a connection may be silent, and how long the streams of the next balancer may go on after the
+            holder has taken new connections back.
     """
-    words = (address, ", ".join(map(str, ports)), to, interface, str(seconds))
+    words = (address, ", ".join(map(str, ports)), to, interface, str(max(1, seconds)))
     return sh(_BEGIN, *words, title=f"send new connections to {to}")
 
 
-def active(status_port: int, seconds: int) -> Run:
-    """Return the command that waits until nginx has no request in progress; see `count`.
+def workers(answer: Answer) -> tuple[int, ...]:
+    """Return the processes of nginx that finish the streams of the holder; none where nginx did not reload.
+
+    Args:
+        answer: to `begin`.
+    """
+    words = answer.text.split()
+    return tuple(map(int, words)) if all(word.isdigit() for word in words) else ()
+
+
+def active(status_port: int, seconds: int, processes: Sequence[int]) -> Run:
+    """Return the command that waits until the streams of the holder have ended; see `count`.
 
     Args:
         status_port: nginx's port for its counters.
         seconds: the longest wait.
+        processes: of `workers`. Without processes, the command waits until nginx has no request in progress.
     """
-    timeout = seconds + READ_TIMEOUT
-    return look(_ACTIVE, str(status_port), str(seconds), title="count requests", timeout=timeout)
+    words = (str(status_port), str(seconds), " ".join(map(str, processes)))
+    return look(_ACTIVE, *words, title="count requests", timeout=seconds + READ_TIMEOUT)
 
 
 def count(answer: Answer) -> int | None:
@@ -129,6 +198,15 @@ def wait_for(address: str, *, has: bool) -> Run:
     return look(_HAS, *words, title=f"wait until {address} {'is here' if has else 'is gone'}")
 
 
+def take_back(seconds: int) -> Run:
+    """Return the command by which the holder serves new connections again; the next balancer finishes its streams.
+
+    Args:
+        seconds: how long these streams may go on; then they are cut.
+    """
+    return sh(_TAKE_BACK, str(max(1, seconds)), title="take new connections back")
+
+
 def end() -> Run:
-    """Return the command that ends a handover, whatever came of it."""
+    """Return the command that ends a handover. The next balancer keeps its streams if it has the address by now."""
     return sh(_END, title="end the handover")

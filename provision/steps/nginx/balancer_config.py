@@ -97,6 +97,7 @@ class Balancing(Generation):
         doors: listeners that only some networks may use, for the proofs.
         router: the router that reads bodies; None where the path alone names the model.
         vip: the common address of the balancers; empty for none.
+        shutdown: how long streams may go on before the address moves: a duration.
         fleet: the state of the fleet.
     """
 
@@ -116,6 +117,7 @@ class Balancing(Generation):
     doors: tuple[Door, ...] = ()
     router: Router | None = None
     vip: str = ""
+    shutdown: str = ""
     fleet: FleetState = field(default_factory=FleetState, repr=False)
 
     def in_fleet(self, fleet: FleetState) -> Step:
@@ -196,7 +198,9 @@ class Balancing(Generation):
             tls.cost(have, want),
             client_networks.cost(have, want),
             router.cost(have, want),
-            f"if this balancer has {self.vip}, the address moves first" if self.gives_address_away(have, want) else "",
+            f"if this balancer has {self.vip}, the address moves first, after its streams ({self.shutdown} at most)"
+            if self.gives_address_away(have, want)
+            else "",
         ]
         return "; ".join(filter(None, said))
 

@@ -15,7 +15,6 @@ from provision.steps.system.apt import INSTALLED, Packages
 from provision.steps.wording import Vocabulary, Words
 
 ARTIFACTS = "/var/lib/provision/artifacts"
-UNIT = "provision-nginx.service"
 
 DISTRIBUTIONS = ("debian", "ubuntu")
 

@@ -25,10 +25,9 @@ from provision.steps.base import (
     UnreadableError,
 )
 from provision.steps.facts import HostFacts
-from provision.steps.nginx.build import UNIT
 from provision.steps.nginx.generation_diff import MARK, USUAL, diff, other_modes
 from provision.steps.nginx.generation_scripts import CARRY, COPY, INSTALL, LOAD, PREPARE, READ, REMOVE
-from provision.steps.nginx_paths import CONFIG, PID, ROOT
+from provision.steps.nginx_paths import CONFIG, PID, ROOT, UNIT
 from provision.steps.system import file_scan
 from provision.steps.system.file_scan import Content
 from provision.steps.wording import Vocabulary, Words, changed_entries
