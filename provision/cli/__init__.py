@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": ("provision.cli.verify", "Compare as plan does, then prove every step; change nothing"),
     "fit": ("provision.cli.fit", "Estimate whether a model fits into cards, without hosts"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint: targets, capacity, slow instances"),
+    "status": ("provision.cli.status", "Show whether all is well: instances, cards, balancers; the worst first"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until undrain"),
     "undrain": ("provision.cli.drain", "Test drained instances, and send requests there again"),
     "switch": ("provision.cli.switch", "Move the common address of the balancers, without cutting streams"),
@@ -54,7 +55,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - narrows the type
         return command
 

@@ -16,6 +16,7 @@ from typing import TextIO
 WHOLE = 10**6
 NARROWEST = 40
 USUAL = 80
+LOWEST, USUAL_LINES = 10, 24  # lines of a terminal
 COLUMN = 28  # columns of room that a text needs to continue below itself
 _COLOUR = re.compile(r"\x1b\[\d*m")
 CODES = {"red": 31, "green": 32, "yellow": 33, "dim": 2, "bold": 1}
@@ -36,6 +37,21 @@ def width(stream: TextIO) -> int:
         return max(NARROWEST, os.get_terminal_size(stream.fileno()).columns or USUAL)
     except (OSError, ValueError):
         return USUAL
+
+
+def height(stream: TextIO) -> int:
+    """Return the lines of a terminal.
+
+    Args:
+        stream: standard output or standard error.
+    """
+    lines = os.environ.get("LINES", "")
+    if lines.isdecimal() and int(lines):
+        return max(LOWEST, int(lines))
+    try:
+        return max(LOWEST, os.get_terminal_size(stream.fileno()).lines or USUAL_LINES)
+    except (OSError, ValueError):
+        return USUAL_LINES
 
 
 def has_colours(stream: TextIO) -> bool:

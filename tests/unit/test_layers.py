@@ -40,6 +40,7 @@ STEPS = [
         *(
             "base",
             "card_details",
+            "card_load",
             "card_memory",
             "facts",
             "nvidia_smi",

@@ -17,6 +17,7 @@ from provision.actions import DeployResult, DoctorResult, Pace, Plan, Request, V
 from provision.actions.facts import DockerFacts, Facts, HostReport
 from provision.actions.history import History, RunStory
 from provision.actions.lock import Locks
+from provision.actions.status import status
 from provision.apply import diagnostics
 from provision.command import Answer, run
 from provision.doctor.examine import Diagnosis
@@ -32,6 +33,7 @@ from provision.report import history as history_report
 from provision.report import lock as lock_report
 from provision.report import plan as plan_report
 from provision.report import recap as recap_report
+from provision.report import status as status_report
 from provision.report import verify as verify_report
 from provision.report.progress import Progress
 from provision.rollout.outcome import Outcome
@@ -51,6 +53,7 @@ from provision.steps.ollama.engine import OLLAMA
 from provision.steps.system.machine import FileSystem, Machine
 from provision.verify.checks import HostResult, StepResult
 from provision.verify.failure import CONNECTION
+from tests.unit import status_fleet
 
 SCREENS = Path(__file__).parent.parent / "screens"
 COLUMNS = 80
@@ -242,6 +245,18 @@ def test_hosts_that_another_operator_has():
             Outcome("lb-01", HostPlan(steps=14), seconds=1.2),
             events=[Event(name, "locked", "container:ollama1", locked().message) for name in ("gpu-01", "gpu-02")],
         )
+
+
+def test_the_state_of_a_fleet_on_a_bad_day(tmp_path):
+    sick = status_fleet.sick(tmp_path)
+    with screen("bad-day-status"):
+        status_report.show(status(sick.request), as_json=False)
+
+
+def test_the_state_of_a_fleet_that_is_well(tmp_path):
+    well = status_fleet.StatusFleet(tmp_path)
+    with screen("well-fleet-status"):
+        status_report.show(status(well.request), as_json=False)
 
 
 def test_the_doctor_of_a_bad_site():

@@ -34,7 +34,7 @@ SOCKET, _API = "/var/run/docker.sock", "http://docker"
 MOST = 64  # instances of a host to ask; no host has more cards
 
 # The environment of foreign containers is not ours to read, except the variable that gives a container cards.
-_CONTAINER = (
+CONTAINER = (
     '{"id":{{json .Id}},"name":{{json .Name}},"status":{{json .State.Status}},"image":{{json .Config.Image}},'
     '"started":{{json .State.StartedAt}},'
     '"image_id":{{json .Image}},"labels":{{json .Config.Labels}},"mounts":{{json .Mounts}},'
@@ -63,7 +63,7 @@ _VOLUME = '{"name":{{json .Name}},"labels":{{json .Labels}}}'
 # A container may go between `ps` and `inspect`: the second attempt then lists anew.
 def _script(probes: Probes) -> str:
     """The script that looks at Docker, and asks the instances of some engines."""
-    fields = _CONTAINER + probe.place(probes)
+    fields = CONTAINER + probe.place(probes)
     return rf"""
 {gpu_processes.SHELL.strip()}
 if ! command -v docker >/dev/null 2>&1; then

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from provision.command import Answer, Run
 from provision.steps.base import Check, Fact
 from provision.steps.docker.probe import Probe
+from provision.steps.instance.served import Served, nothing_known
 from provision.steps.nvidia_smi import Card
 from provision.steps.speed import Speed
 
@@ -165,6 +166,8 @@ class Engine:
         stream: proves that a streamed answer comes through a balancer.
         native: makes the fact about a server outside Docker; None for an engine without such servers.
         speed: reads the speed of an instance from the answer to its passed test; None where it was not measured.
+        served: reads the models in memory from the answer to a look at Docker: container -> models. Raises
+            `BlockedError` and `UnreadableError` as `inspect.read`.
     """
 
     name: str
@@ -188,6 +191,7 @@ class Engine:
     stream: StreamProof
     native: Native | None = None
     speed: Callable[[Answer], Speed | None] = no_speed
+    served: Callable[[Answer], Mapping[str, Served]] = nothing_known
 
     @property
     def health(self) -> str:

@@ -12,6 +12,7 @@ from provision.steps.ollama import (
     native,
     readiness,
     scripts,
+    served,
     server_state,
     stream_proof,
 )
@@ -62,4 +63,5 @@ OLLAMA = Engine(
     stream=stream_proof.stream,
     native=native.fact,
     speed=readiness.speed,
+    served=served.read,
 )
