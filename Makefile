@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 REPORT = $(if $(REPORTS),--junitxml=$(REPORTS)/$@.xml)
 
-.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-vm test-browser test-newest update example bench bench-balancer bench-gateway bench-many bench-roll bench-vip clean
+.PHONY: needs help demo test test-all lint unit lab-parts lab-test test-faults test-real test-vm test-browser test-newest update example bench bench-balancer bench-gateway bench-many bench-roll bench-vip bench-week clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -94,6 +94,9 @@ bench-roll: .venv/installed ## Instances replaced and killed under load; writes 
 
 bench-vip: .venv/installed ## What takes the common address from its balancer; writes docs/reliability.md (8 minutes)
 	$(SUDO) $(BIN)/python -m tests.bench.vip $(ARGS)
+
+bench-week: .venv/installed ## Real clients through the common address in a week of faults; writes docs/reliability.md (an hour; ARGS="--minutes 15")
+	$(SUDO) $(BIN)/python -m tests.bench.week $(ARGS)
 
 clean: ## Take every lab of this machine down, and forget the virtual environment
 	-$(SUDO) $(BIN)/provision lab down --all

@@ -1,0 +1,1 @@
+"""A week of faults in an hour: real clients through the common address, and the availability by assumed numbers."""
