@@ -14,6 +14,7 @@ from provision.inventory import (
     Instance,
     Inventory,
     Port,
+    SiteName,
     Size,
     duration_seconds,
     shared_settings,
@@ -22,7 +23,7 @@ from provision.inventory import (
 from provision.inventory.settings import KeyPath
 from provision.inventory.topology import is_balancing, sources
 from provision.render import render
-from provision.roles import balancer_names, balancer_router, balancer_sets, balancer_tls, balancer_vip
+from provision.roles import balancer_names, balancer_router, balancer_sets, balancer_sites, balancer_tls, balancer_vip
 from provision.roles.balancer_access import Access, bracketed
 from provision.roles.balancer_include import Include
 from provision.roles.balancer_router import BodyRouter, RouterSettings
@@ -108,6 +109,8 @@ class Settings(Access, RouterSettings):
     read the files on the balancer, and plans show only that a file changed."""
     tls: Tls | None = None
     """TLS for clients, who then need https://. Null: plain HTTP."""
+    site: SiteName = ""
+    """Site of the balancer, such as `east`: see `ollama.site`."""
     vip: Vip | None = None
     """One address for all balancers. Null: each balancer has its own addresses alone."""
 
@@ -175,6 +178,7 @@ def problems(host: Host, inventory: Inventory) -> Iterator[Problem]:
             yield host.problem("balancer", path, f"is the port of {ports[port]} on this host")
     yield from balancer_tls.problems(host)
     yield from balancer_vip.problems(host, inventory, settings.vip, settings.listen)
+    yield from balancer_sites.problems(host, inventory, settings)
     served = [engine.title for engine in engines.behind(host, inventory)]
     if len(served) > 1:
         yield host.problem(
@@ -259,7 +263,7 @@ def steps(host: Host, inventory: Inventory) -> Iterator[Step]:
     own = (*settings.addresses, *settings.redirects, *settings.status)
     nginx = shared_settings.nginx(host)
     build = nginx.built(njs=settings.router == "njs")
-    router = balancer_router.router(settings, inventory, settings.retry_after, settings.status_port)
+    router = balancer_router.router(settings, inventory, settings.retry_after, settings.status_port, settings.site)
     hosts = sources(host, inventory)
     members = [(other, instance) for other in hosts for instance in other.instances]
     engine = engines.behind(host, inventory)[0]
@@ -374,6 +378,7 @@ def _server(host: Host, instance: Instance, settings: Settings, inventory: Inven
         settled=bool(settled),
         models=balancer_names.served(instance),
         pool=instance.pool,
+        site=instance.site if instance.site != settings.site else "",
     )
 
 

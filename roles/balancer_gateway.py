@@ -92,10 +92,21 @@ class Served:
     Args:
         upstreams: name of a pool -> name of the upstream with the model's instances. `SINGLE` is the common pool.
         details: further fields of the model in `/api/tags`, such as `digest` and `size`.
+        elsewhere: name of a pool -> names of the upstreams at other sites, which serve in this order where the first
+            cannot.
     """
 
     upstreams: Mapping[str, str]
     details: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def chain(self, pool: str) -> tuple[str, ...]:
+        """Return the upstreams of a pool in the order in which they are asked.
+
+        Args:
+            pool: name of the pool.
+        """
+        return (self.upstreams[pool], *self.elsewhere.get(pool, ()))
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,7 @@ class Gateway:
         max_tokens: greatest number of tokens of an answer; 0 for no limit.
         retry_after: seconds for a client that was refused for lack of room.
         count: whether the tokens of answers are counted. nginx' module then keeps a copy of an answer until its end.
+        sites: name of an upstream -> its site; empty where the inventory has no sites.
     """
 
     models: Mapping[str, Served]
@@ -127,6 +139,7 @@ class Gateway:
     max_tokens: int = 0
     retry_after: int = 5
     count: bool = True
+    sites: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def routed(self) -> tuple[ApiPath, ...]:
@@ -171,8 +184,19 @@ class Gateway:
     @property
     def upstreams(self) -> tuple[str, ...]:
         """The upstreams of all models, each once."""
-        names = (name for model in self.models.values() for name in model.upstreams.values())
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(chain[0] for chain in self._chains))
+
+    @property
+    def _chains(self) -> tuple[tuple[str, ...], ...]:
+        """The upstreams of each model in the order in which they are asked, and each end of such an order."""
+        whole = [model.chain(pool) for model in self.models.values() for pool in model.upstreams]
+        return tuple(dict.fromkeys(chain[start:] for chain in whole for start in range(len(chain))))
+
+    @property
+    def _first_chain(self) -> tuple[str, ...]:
+        """The upstreams that answer the paths without a model. The clients of a pool get no answer of another site."""
+        chains = [] if self.is_pooled else [chain for chain in self._chains if chain[0] == self.first]
+        return max(chains, key=len, default=(self.first,))
 
     @property
     def data(self) -> dict[str, Any]:
@@ -196,7 +220,7 @@ class Gateway:
 
     def _pools(self, model: Served) -> dict[str, str]:
         """Return pool -> location of a model."""
-        pools = {pool: location(upstream) for pool, upstream in model.upstreams.items()}
+        pools = {pool: location(*model.chain(pool)) for pool in model.upstreams}
         return {**pools, MANAGER_OF_POOLS: next(iter(pools.values()))} if self.is_pooled else pools
 
     def _paths(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -220,7 +244,10 @@ class Gateway:
             "lists": self.lists,
             "about": gateway_paths.ABOUT,
             "passed": gateway_paths.PASSED,
-            "pools": [(location(name), name) for name in self.upstreams],
+            "pools": [self._location(chain) for chain in self._chains],
+            "sited": bool(self.sites),
+            "site": self.sites.get(self.first, ""),
+            "firsts": [(name, self.sites.get(name, "")) for name in self._first_chain],
             "first": self.first,
             "pooled": self.is_pooled,
             "common": self._first_of(SINGLE),
@@ -245,6 +272,10 @@ class Gateway:
             CLIENTS: clients_file(self.clients or (), self.keys, pooled=self.is_pooled),
             **{name: packaged(f"balancer/{name}") for name in SCRIPTS},
         }
+
+    def _location(self, chain: Sequence[str]) -> tuple[str, str, str, str]:
+        """Return the location of some upstreams: its name, its upstream, the next location, and its site."""
+        return location(*chain), chain[0], location(*chain[1:]) if chain[1:] else "", self.sites.get(chain[0], "")
 
     def _classes(self, limit: Literal["concurrency", "rate"]) -> dict[int, list[str]]:
         """Return the distinct values of a limit, each with its clients: nginx takes a limit from its text alone."""
@@ -301,6 +332,10 @@ def _set(names: Iterable[str] | None) -> dict[str, bool] | None:
     return None if names is None else dict.fromkeys(names, True)
 
 
-def location(upstream: str) -> str:
-    """Return the name of the location that sends requests to an upstream."""
-    return f"gateway_{upstream}"
+def location(*upstreams: str) -> str:
+    """Return the name of the location that sends requests to the first of some upstreams.
+
+    Args:
+        upstreams: names, in the order in which they are asked.
+    """
+    return f"gateway_{'_then_'.join(upstreams)}"

@@ -85,6 +85,7 @@ class BodyRouter:
         count: whether the tokens of answers are counted.
         retry_after: seconds for a client that was refused for lack of room.
         status_port: port on the loopback address for the proofs.
+        site: the site of the balancer; empty where the inventory has no sites.
     """
 
     api: Literal["native", "openai"]
@@ -94,6 +95,7 @@ class BodyRouter:
     count: bool
     retry_after: int
     status_port: int
+    site: str = ""
 
     @property
     def modes(self) -> Mapping[str, int]:
@@ -139,12 +141,14 @@ class BodyRouter:
 
     def _gateway(self, sets: Sequence[ReplicaSet], engine: BalancedEngine) -> Gateway:
         clients, keys = of_file(self.known) if self.known is not None else (None, ())
-        upstreams: dict[str, dict[str, str]] = {}
+        chains: dict[str, dict[str, list[str]]] = {}
         for place, replicas in enumerate(sets):
             for model in replicas.models:
-                upstreams.setdefault(model, {})[replicas.pool] = block_name(engine.name, place)
+                chains.setdefault(model, {}).setdefault(replicas.pool, []).append(block_name(engine.name, place))
+        sites = {block_name(engine.name, place): replicas.site or self.site for place, replicas in enumerate(sets)}
         return Gateway(
-            models={model: Served(of_pools, _details(model, engine)) for model, of_pools in upstreams.items()},
+            models={model: _served(of_pools, _details(model, engine)) for model, of_pools in chains.items()},
+            sites=sites if self.site else {},
             root=engine.name,
             status_port=self.status_port,
             api=self.api,
@@ -158,6 +162,12 @@ class BodyRouter:
         )
 
 
+def _served(chains: Mapping[str, Sequence[str]], details: Mapping[str, object]) -> Served:
+    """Return a model with the first upstream of each pool, and with the upstreams of other sites."""
+    firsts = {pool: chain[0] for pool, chain in chains.items()}
+    return Served(firsts, details, {pool: chain[1:] for pool, chain in chains.items() if chain[1:]})
+
+
 def _details(model: str, engine: BalancedEngine) -> dict[str, object]:
     """Return the fields of a model in the native lists, beside its name."""
     native = [engine.lists[path]([model]) for path in engine.lists if path.startswith(engine.own_paths)]
@@ -165,7 +175,9 @@ def _details(model: str, engine: BalancedEngine) -> dict[str, object]:
     return {key: value for entry in entries for key, value in entry.items() if key not in ("name", "model")}
 
 
-def router(settings: RouterSettings, inventory: Inventory, retry_after: int, status_port: int) -> BodyRouter | None:
+def router(
+    settings: RouterSettings, inventory: Inventory, retry_after: int, status_port: int, site: str
+) -> BodyRouter | None:
     """Return the router of a balancer; None where nothing reads bodies.
 
     Args:
@@ -173,6 +185,7 @@ def router(settings: RouterSettings, inventory: Inventory, retry_after: int, sta
         inventory: all hosts.
         retry_after: seconds for a client that was refused for lack of room.
         status_port: port on the loopback address.
+        site: the site of the balancer; empty where the inventory has no sites.
 
     Raises:
         UsageError: the file of the clients cannot be used.
@@ -187,6 +200,7 @@ def router(settings: RouterSettings, inventory: Inventory, retry_after: int, sta
         count=settings.count_tokens,
         retry_after=min(retry_after, LONGEST_WAIT),
         status_port=status_port,
+        site=site,
     )
 
 

@@ -23,6 +23,7 @@ from provision.inventory import (
     Secret,
     Serving,
     Share,
+    SiteName,
     Size,
     Text,
     duration_seconds,
@@ -153,6 +154,10 @@ class Settings(Tuning):
     network such as 10.213.0.0/24 that the site uses nowhere. Each instance takes 16 addresses, and every host may have
     the same pool. By default all instances of a host share Docker's bridge, and reach each other. A change makes every
     container anew."""
+    site: SiteName = ""
+    """Site of the host, such as `east`. A balancer sends to instances of its own site (`balancer.site`). Instances of
+    another site serve where no instance of its own can, before the first byte of the answer. Each gpu host and each
+    balancer has a site, or none has. Needs `balancer.router: njs` (docs/sites.md)."""
     tolerate: Annotated[tuple[CardUser, ...], Field(max_length=64)] = ()
     """Names of containers, and of programs outside Docker, that may use the cards of instances."""
     storage: Storage = "volume"
@@ -290,6 +295,7 @@ def serving(settings: Settings) -> Serving:
         drain_timeout=duration_seconds(settings.drain_timeout),
         max_unavailable=settings.max_unavailable,
         network_pool=settings.network_pool,
+        site=settings.site,
     )
 
 

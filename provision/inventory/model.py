@@ -61,6 +61,7 @@ class Serving:
         max_unavailable: how many instances of a model may be out of the upstream at once: a number, or a percentage
             such as `25%`.
         network_pool: addresses for a Docker network of each instance; empty for Docker's bridge.
+        site: the site of the host; empty where the inventory has no sites.
     """
 
     engine: str = ""
@@ -70,6 +71,7 @@ class Serving:
     drain_timeout: float = 0.0
     max_unavailable: int | str = 1
     network_pool: str = ""
+    site: str = ""
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,10 @@ class BalancerSettings(Protocol):
         """The common address of the balancers; None for none."""
 
     @property
+    def site(self) -> str:
+        """The site of the balancer; empty where the inventory has no sites."""
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """`ADDRESS:PORT` of every address for clients."""
 

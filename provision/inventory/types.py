@@ -187,6 +187,7 @@ Name = Annotated[
     str, _check("a name of a-z, 0-9, '_', '.' and '-' that begins with a letter or digit", 63, _NAME.fullmatch)
 ]
 PoolName = Annotated[str, _check("a pool such as research, of a-z, 0-9, '_' and '-', or empty", 63, _POOL.fullmatch)]
+SiteName = Annotated[str, _check("a site such as east, of a-z, 0-9, '_' and '-', or empty", 63, _POOL.fullmatch)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Url = Annotated[str, _check("an http:// or https:// URL without user, password, blank or quote", 2000, is_url)]
 Sha256 = Annotated[str, BeforeValidator(_lowered), _check("a sha256: 64 hexadecimal digits", 64, _SHA256.fullmatch)]

@@ -79,9 +79,11 @@ class Replicas:
         """Return the models of an instance; a model without a name for an instance without models.
 
         A model of a pool counts as a model of its own: no instance outside of a pool replaces an instance in the pool.
+        So does a model of a site: a roll leaves each site its instances.
         """
         names = (self._names.get(_canonical(instance, model), model) for model in instance.names)
         within = f" of the pool {instance.pool}" if instance.pool else ""
+        within += f" at the site {instance.site}" if instance.site else ""
         return tuple(f"{name}{within}" for name in dict.fromkeys(names)) or ("",)
 
     @cached_property

@@ -279,6 +279,21 @@ def dead_for_sure(operator: Operator) -> None:
     _held(operator, 1000)
 
 
+def sites(operator: Operator) -> None:
+    operator.fleet.vars["balancer"] = {"router": "njs"}
+    gpu, (balancer,) = operator.fleet.hosts("gpu"), operator.fleet.hosts("balancer").values()
+    gpu["gpu-01"]["ollama"]["site"], gpu["gpu-02"]["ollama"]["site"] = "east", "west"
+    balancer["balancer"] = {**balancer.get("balancer", {}), "site": "east"}
+
+
+def from_west(operator: Operator) -> None:
+    """The header of an answer names the other site."""
+    url = f"http://{operator.fleet.address('lb-01')}:3008/api/generate"
+    body = '{"model":"deepseek-r1:1.5b","prompt":"1","stream":false}'
+    said = operator.fleet.on("gpu-01", "curl", "-s", "-o", "/dev/null", "-D", "-", "-d", body, url)
+    assert re.search(r"^X-Site: west\r?$", said, re.MULTILINE), said
+
+
 def with_tls(operator: Operator) -> None:
     operator.fleet.vars["balancer"] = {"tls": {"authority": "ca", "names": ["llm.example"]}}
 
@@ -358,6 +373,9 @@ HANDS: dict[str, Callable[[Operator], None]] = {
     "one version in the inventory again": one_version,
     "the inventory as it was": as_it_was,
     "TLS in the inventory": with_tls,
+    "the sites into the inventory": sites,
+    "answers come from west": from_west,
+    "no sites in the inventory": as_it_was,
     "patches of nginx in the inventory": patched,
     "clients.json in the inventory": clients_in_the_inventory,
     "alice and bob send a request with their keys, and somebody without a key": keys_work,

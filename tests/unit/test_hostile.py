@@ -101,7 +101,7 @@ FACTS = HostFacts(
 )
 REGISTRY = "registry.test:5000"  # key of every mapping of settings
 MINIMAL: dict[str, dict[str, Any]] = {
-    "balancer": {"router": "njs", "tls": {"authority": "ca"}, "vip": {"address": "10.0.0.100"}},
+    "balancer": {"router": "njs", "tls": {"authority": "ca"}, "vip": {"address": "10.0.0.100"}, "site": "east"},
     "docker": {"registries": {REGISTRY: {"username": "bot", "password": "secret"}}},
     "nginx": {
         "accept_known_vulnerabilities": True,

@@ -29,6 +29,7 @@ SERVING = {
     "drain_timeout": 90.0,
     "max_unavailable": "25%",
     "network_pool": "",
+    "site": "",
 }
 
 

@@ -11,7 +11,7 @@ from provision.steps.nginx import upstream
 from provision.steps.nginx.balanced_engine import BalancedEngine
 from provision.steps.nginx.client_networks import STRANGER
 from provision.steps.nginx.model_routes import OPENAI, PREFIX, UNKNOWN
-from provision.steps.nginx.replica_sets import ReplicaSet, pools_of
+from provision.steps.nginx.replica_sets import ReplicaSet, pools_of, sites_of
 from provision.steps.nginx.upstream import InstanceRef, Member
 from provision.steps.nginx_paths import CONFIG
 
@@ -108,13 +108,43 @@ def pools(live: Any, sets: Sequence[ReplicaSet]) -> Iterator[Check]:
         yield Check("pool of each instance that has its own clients", got, wanted)
 
 
-def of_another_pool(replicas: ReplicaSet) -> Check:
-    """The streamed answer that nobody asks of a pool whose models another pool serves too.
+def sites(live: Any, sets: Sequence[ReplicaSet]) -> Iterator[Check]:
+    """Each instance belongs to its declared site, and serves where no instance of the balancer's site can.
 
     Args:
-        replicas: a replica set of the pool.
+        live: testinfra's host.
+        sets: the replica sets by the inventory.
     """
-    asked = f"a streamed answer of {', '.join(replicas.models)} through the pool {replicas.pool}"
+    got, wanted = ({label: site for label, site in sites_of(each).items() if site} for each in (_sets(live), sets))
+    if got or wanted:
+        yield Check("site of each instance outside of the balancer's site", got, wanted)
+
+
+def reachable(model: str, sets: Sequence[ReplicaSet], serving: Collection[str]) -> tuple[str, ...]:
+    """Return the labels of the instances that answer for a model: those of the first replica set that can serve.
+
+    Args:
+        model: the model, canonical and in lower case.
+        sets: all replica sets of the balancer, those of its site first.
+        serving: labels of the members that get requests.
+    """
+    own = [replicas for replicas in sets if model in replicas.models]
+    pool = own[0].pool
+    able = [each.labels for each in own if each.pool == pool and not set(each.labels).isdisjoint(serving)]
+    return (able or [own[0].labels])[0]
+
+
+def not_asked(replicas: ReplicaSet) -> Check:
+    """The streamed answer that nobody asks of a replica set whose models another replica set serves before it.
+
+    Args:
+        replicas: a replica set of a pool, or of another site.
+    """
+    models = ", ".join(replicas.models)
+    if replicas.site:
+        why = f"a streamed answer of {models} from the site {replicas.site}"
+        return Check(f"{NOT_ASKED}{why}: it serves where no instance of the balancer's site can", True, True)
+    asked = f"a streamed answer of {models} through the pool {replicas.pool}"
     return Check(f"{NOT_ASKED}{asked}: verify has no key, and its port leads to another pool", True, True)
 
 

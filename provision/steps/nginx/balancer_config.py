@@ -48,6 +48,7 @@ class Server:
         settled: whether the instance listens at the address and nowhere else; else the address only leads to its host.
         models: names of its models and its public names, canonical and in lower case.
         pool: the pool whose clients alone reach the instance; empty for the common pool.
+        site: the other site of the instance; empty for the balancer's site.
     """
 
     host: str
@@ -60,6 +61,7 @@ class Server:
     each: int = 0
     models: tuple[str, ...] = ()
     pool: str = ""
+    site: str = ""
 
     @property
     def label(self) -> str:
@@ -129,8 +131,14 @@ class Balancing(Generation):
         """The replica sets by the inventory."""
         weights = {server.label: server.weight for server in self.servers}
         served = {server.label: server.models for server in self.servers}
-        declared = {server.label: server.pool for server in self.servers}
-        return replica_sets(served, self.traffic, weights, self.method, declared)
+        pooled, sited = self._places
+        return replica_sets(served, self.traffic, weights, self.method, pooled, sited)
+
+    @property
+    def _places(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Label -> pool, and label -> other site, by the inventory."""
+        pooled = {server.label: server.pool for server in self.servers}
+        return pooled, {server.label: server.site for server in self.servers}
 
     @property
     def names(self) -> frozenset[str]:
@@ -146,11 +154,12 @@ class Balancing(Generation):
         text = marks.text_of(have)
         weights = {member.label: member.weight for member in listed}
         served = served_models(self.servers, self.fleet, list(weights), marks.sets(text))
-        declared = {server.label: server.pool for server in self.servers}
+        declared, sites = self._places
         pooled = pools.of_members(declared, self.fleet, list(weights), marks.sets(text))
+        sited = pools.sites_of_members(sites, self.fleet, list(weights), marks.sets(text)) if self.router else {}
         if not (self.router and self.router.is_keyed):
             pools.refuse_without_keys(pooled)
-        sets = replica_sets(served, self.traffic, weights, self.method, pooled)
+        sets = replica_sets(served, self.traffic, weights, self.method, pooled, sited)
         listed = with_requests(listed, marks.members(text), sets, self.fleet)
         upstream = Upstream(
             name=self.engine.name,
@@ -226,6 +235,7 @@ class Balancing(Generation):
         yield from balancer_checks.members(live, expected, self.engine, settled, proposed)
         yield from balancer_checks.shares(live, sets)
         yield from balancer_checks.pools(live, sets)
+        yield from balancer_checks.sites(live, sets)
         yield from self._through(live)
         for door in self.doors:
             yield from door.check(live)
@@ -260,11 +270,12 @@ class Balancing(Generation):
             new = [model for model in replicas.models if model not in reached]
             reached.update(new)
             if replicas.models and not new:
-                yield balancer_checks.of_another_pool(replicas)
+                yield balancer_checks.not_asked(replicas)
             if new:
                 name = new[0]
                 url = base if len(sets) == 1 or self.router else f"{base}{model_routes.PREFIX}{name}"
-                behind = {label: at for label, at in serving.items() if label in replicas.labels}
+                labels = balancer_checks.reachable(new[0], sets, serving)
+                behind = {label: at for label, at in serving.items() if label in labels}
                 versions = [self.spelled[version] for version, _ in replicas.shares]
                 yield from self.engine.stream(live, url, self.spelled[name], behind, config, versions)
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from provision.steps.base import RefusalError
 from provision.steps.fleet_state import FleetState
 from provision.steps.nginx import upstream as marks
-from provision.steps.nginx.replica_sets import ReplicaSet, models_of, models_without_carried, pools_of
+from provision.steps.nginx.replica_sets import ReplicaSet, models_of, models_without_carried, pools_of, sites_of
 from provision.steps.nginx.upstream import NOWHERE, InstanceRef, Member, Upstream
 
 
@@ -93,8 +93,8 @@ def is_not_ready(label: str, fleet: FleetState) -> bool:
 def _sets(past: Upstream, listed: Sequence[str], present: Sequence[ReplicaSet]) -> tuple[ReplicaSet, ...]:
     """Return the replica sets of the past, with the listed members that serve their models now.
 
-    An instance of the past has the pool of the past, because only balancers know pools. A replica set without members
-    stays, because the routes of the past name its block.
+    An instance of the past has the pool and the site of the past, because only balancers know these. A replica set
+    without members stays, because the routes of the past name its block.
     """
     served, own, then = models_of(present), models_without_carried(present), models_of(past.sets)
     if not past.sets:
@@ -103,15 +103,17 @@ def _sets(past: Upstream, listed: Sequence[str], present: Sequence[ReplicaSet]) 
             raise _refusal(", ".join(listed))
         return ()
     pools = {**pools_of(present), **pools_of(past.sets)}
+    sites = {**sites_of(present), **sites_of(past.sets)}
     sets = []
     for replicas in past.sets:
         named = (*replicas.labels, *listed)
-        names = [name for name in named if name in listed and pools.get(name, "") == replicas.pool]
+        place = (replicas.pool, replicas.site)
+        names = [name for name in named if name in listed and (pools.get(name, ""), sites.get(name, "")) == place]
         if replicas.shares:
             sets.append(_divided(replicas, names, served, then))
             continue
         serving = [name for name in names if _belongs(name, replicas, own)]
-        sets.append(ReplicaSet(replicas.models, tuple(dict.fromkeys(serving)), pool=replicas.pool))
+        sets.append(dataclasses.replace(replicas, labels=tuple(dict.fromkeys(serving))))
     without = [name for name in listed if all(name not in replicas.labels for replicas in sets)]
     if without:
         raise _refusal(", ".join(without))

@@ -1,10 +1,11 @@
-"""Pools: instances behind a balancer that serve the clients of a pool and nobody else. Pure."""
+"""Pools and sites of members. Instances of a pool serve the clients of the pool and nobody else. Instances of another
+site serve where no instance of the balancer's site can. Pure."""
 
 from collections.abc import Mapping, Sequence
 
 from provision.steps.base import RefusalError
 from provision.steps.fleet_state import FleetState
-from provision.steps.nginx.replica_sets import ReplicaSet, pools_of
+from provision.steps.nginx.replica_sets import ReplicaSet, pools_of, sites_of
 from provision.steps.nginx.upstream import InstanceRef
 
 
@@ -19,7 +20,26 @@ def of_members(
         listed: labels of all members.
         present: the replica sets of the present upstream; empty where unknown.
     """
-    known = pools_of(present)
+    return _kept(declared, fleet, listed, pools_of(present))
+
+
+def sites_of_members(
+    declared: Mapping[str, str], fleet: FleetState, listed: Sequence[str], present: Sequence[ReplicaSet]
+) -> dict[str, str]:
+    """Return label -> site of the members. A host that the run did not finish keeps the sites of the present.
+
+    Args:
+        declared: label -> site by the inventory; an empty text is the balancer's site.
+        fleet: the state of the fleet.
+        listed: labels of all members.
+        present: the replica sets of the present upstream; empty where unknown.
+    """
+    return _kept(declared, fleet, listed, sites_of(present))
+
+
+def _kept(
+    declared: Mapping[str, str], fleet: FleetState, listed: Sequence[str], known: Mapping[str, str]
+) -> dict[str, str]:
     finished = {label for label in declared if InstanceRef.of(label).host in fleet.addresses}
     return {
         label: known[label] if label in known and label not in finished else declared.get(label, "") for label in listed

@@ -23,6 +23,8 @@ class ReplicaSet:
         shares: version and percent, where the models are public names of several models; empty for ordinary models.
         weights: weights of the instances, in the order of the labels; empty for the instances' own weights.
         pool: the pool whose clients alone reach the instances; empty for the common pool.
+        site: the other site of the instances, which serve where no instance of the balancer's site can; empty for the
+            balancer's site.
     """
 
     models: tuple[str, ...]
@@ -30,6 +32,7 @@ class ReplicaSet:
     shares: tuple[tuple[str, int], ...] = ()
     weights: tuple[int, ...] = ()
     pool: str = ""
+    site: str = ""
 
     def version(self, models: Sequence[str]) -> str:
         """Return the version of an instance in a replica set with shares; empty where the instance has none.
@@ -46,12 +49,14 @@ def replica_sets(
     own: Mapping[str, int] = MappingProxyType({}),
     balancing: str = "",
     pools: Mapping[str, str] = MappingProxyType({}),
+    sites: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[ReplicaSet, ...]:
     """Return the replica sets of some instances. Models with the same instances share a replica set.
 
-    Each pool has replica sets of its own, and those of the common pool come first. In a pool, the replica set of the
-    first model comes first, and instances without models come last. An instance that answers to a public name by a
-    version without a share is left out of the replica set of the public name.
+    Each pool has replica sets of its own at each site. Those of the balancer's site come first, and there those of the
+    common pool. In a pool, the replica set of the first model comes first, and instances without models come last. An
+    instance that answers to a public name by a version without a share is left out of the replica set of the public
+    name.
 
     Args:
         served: label -> names of the models, canonical and in lower case.
@@ -59,15 +64,15 @@ def replica_sets(
         own: label -> the instance's own weight; 1 where unknown.
         balancing: the method of the balancer, as nginx's directive.
         pools: label -> pool, of instances outside of the common pool.
+        sites: label -> site, of instances outside of the balancer's site.
     """
-    names = dict.fromkeys(["", *(pools.get(label, "") for label in served)])
-    of_pool = {
-        pool: {label: models for label, models in served.items() if pools.get(label, "") == pool} for pool in names
-    }
+    place = {label: (sites.get(label, ""), pools.get(label, "")) for label in served}
+    places = sorted(dict.fromkeys([("", ""), *place.values()]), key=lambda site_and_pool: bool(site_and_pool[0]))
     return tuple(
-        dataclasses.replace(replicas, pool=pool)
-        for pool in names
-        for replicas in _replica_sets(of_pool[pool], traffic, own, balancing)
+        dataclasses.replace(replicas, site=site, pool=pool)
+        for site, pool in places
+        for members in [{label: models for label, models in served.items() if place[label] == (site, pool)}]
+        for replicas in _replica_sets(members, traffic, own, balancing)
     )
 
 
@@ -125,6 +130,15 @@ def pools_of(sets: Sequence[ReplicaSet]) -> dict[str, str]:
         sets: all replica sets of a balancer.
     """
     return {label: replicas.pool for replicas in sets for label in replicas.labels}
+
+
+def sites_of(sets: Sequence[ReplicaSet]) -> dict[str, str]:
+    """Return label -> site, of the instances in some replica sets; an empty text is the balancer's site.
+
+    Args:
+        sets: all replica sets of a balancer.
+    """
+    return {label: replicas.site for replicas in sets for label in replicas.labels}
 
 
 def models_without_carried(sets: Sequence[ReplicaSet]) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from provision.steps.base import State
 from provision.steps.nginx.balanced_engine import BalancedEngine
-from provision.steps.nginx.replica_sets import ReplicaSet, pools_of
+from provision.steps.nginx.replica_sets import ReplicaSet, pools_of, sites_of
 from provision.steps.nginx.upstream import sets, text_of
 from provision.steps.system.file_scan import Content
 
@@ -67,7 +67,7 @@ def cost(have: State, want: State) -> str:
     opened, closed = _networks(want) - _networks(have), _networks(have) - _networks(want)
     said += [f"clients in {_few(opened)} need no key"] if opened else []
     said += [f"clients in {_few(closed)} need a key"] if closed and _KEYED in after else []
-    return "; ".join([*said, *_moved(have, want)])
+    return "; ".join([*said, *_moved(have, want), *_sites(have, want)])
 
 
 def _moved(have: State, want: State) -> list[str]:
@@ -82,6 +82,21 @@ def _moved(have: State, want: State) -> list[str]:
         if pool
         else f"{', '.join(labels)}: for all clients without a pool again"
         for pool, labels in found.items()
+    ]
+
+
+def _sites(have: State, want: State) -> list[str]:
+    """The instances that change their site, as the balancer sees them, in words."""
+    before, after = (sites_of(sets(text_of(state))) for state in (have, want))
+    found: dict[str, list[str]] = {}
+    for label, site in after.items():
+        if site != before.get(label, ""):
+            found.setdefault(site, []).append(label)
+    return [
+        f"{', '.join(labels)} of the site {site}: only where no instance of this balancer's site can serve"
+        if site
+        else f"{', '.join(labels)}: of this balancer's site"
+        for site, labels in found.items()
     ]
 
 

@@ -35,6 +35,7 @@ _METHOD = re.compile(r"^[ \t]*((?:least_conn|ip_hash|random|hash)\b[^;\n]*);$", 
 _NAME = re.compile(r"^[ \t]*upstream ([a-z][a-z0-9_]*) \{$", re.MULTILINE)
 _MODEL = re.compile(r"^[ \t]*# model: ([a-z0-9_./:-]{1,500})$", re.MULTILINE)
 _POOL = re.compile(r"^[ \t]*# pool: ([a-z][a-z0-9_-]{0,62})$", re.MULTILINE)
+_SITE = re.compile(r"^[ \t]*# site: ([a-z][a-z0-9_-]{0,62})$", re.MULTILINE)
 _SHARE = re.compile(r"^[ \t]*# share: ([0-9]{1,3}) ([a-z0-9_./:-]{1,500})$", re.MULTILINE)
 _ZONE = re.compile(r"^[ \t]*zone (\S+) ([0-9]+)k;$", re.MULTILINE)
 _KEEPALIVE = re.compile(r"^[ \t]*keepalive ([0-9]+);$", re.MULTILINE)
@@ -138,19 +139,15 @@ class Block(NamedTuple):
 
     Args:
         name: name of the block in nginx's other files.
-        models: names of the models, canonical and in lower case.
+        replicas: the replica set, with its models, shares, pool and site.
         members: the instances, each with its share of the requests at once, and its weight in this block.
         method: the balancing method as nginx's directive, or empty for round robin.
-        shares: version and percent, where the models are public names.
-        pool: the pool of the instances; empty for the common pool.
     """
 
     name: str
-    models: tuple[str, ...]
+    replicas: ReplicaSet
     members: tuple[Member, ...]
     method: str = ""
-    shares: tuple[tuple[str, int], ...] = ()
-    pool: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +204,7 @@ class Upstream:
     def blocks(self) -> tuple[Block, ...]:
         """The blocks of the text. Each has its share of the members' requests at once."""
         if not self.sets:
-            return (Block(self.name, (), self.members, self.method),)
+            return (Block(self.name, ReplicaSet((), ()), self.members, self.method),)
         known = {member.label: member for member in self.members}
         places: dict[str, int] = {}
         counts = Counter(label for replicas in self.sets for label in replicas.labels)
@@ -221,8 +218,7 @@ class Upstream:
             weights = replicas.weights or [known[name].weight for name in replicas.labels]
             listed = tuple(shared(name, weight) for name, weight in zip(replicas.labels, weights, strict=True))
             method = traffic_shares.method(self.method) if len(replicas.shares) > 1 else self.method
-            name = block_name(self.name, number)
-            return Block(name, replicas.models, listed, method, replicas.shares, replicas.pool)
+            return Block(block_name(self.name, number), replicas, listed, method)
 
         return tuple(block(number, replicas) for number, replicas in enumerate(self.sets))
 
@@ -311,7 +307,8 @@ def _replicas(piece: str) -> ReplicaSet:
     lines = {line.label: line.weight for line in _lines(piece)}
     shares = tuple((version, int(percent)) for percent, version in _SHARE.findall(piece))
     weights = tuple(lines.values()) if _is_divided(piece) else ()
-    return ReplicaSet(tuple(_MODEL.findall(piece)), tuple(lines), shares, weights, _first(_POOL, piece))
+    pool, site = _first(_POOL, piece), _first(_SITE, piece)
+    return ReplicaSet(tuple(_MODEL.findall(piece)), tuple(lines), shares, weights, pool, site)
 
 
 def _is_divided(piece: str) -> bool:
