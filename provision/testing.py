@@ -12,11 +12,13 @@ the hosts of an action:
 `docs/library.md` has an example.
 """
 
+import contextlib
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from provision.command import Answer, Command, Put, Run, describe
 from provision.errors import FactError, UnreachableError
@@ -115,6 +117,16 @@ class FakeHost:
             on_line(line)
         return answer
 
+    def follow(self, run: Run, on_out: Callable[[bytes], None], on_error: Callable[[bytes], None] | None = None) -> int:
+        """Record a program, pass on its output, and return its exit code; see `Transport`."""
+        with self._lock:
+            self._exec()
+            answer = self._answer(run)
+        on_out(answer.stdout)
+        if on_error is not None:
+            on_error(answer.stderr)
+        return answer.exit
+
     def upload(self, source: IO[bytes], path: str, mode: int = 0o600, owner: str = "root:root") -> None:
         """Record a file; see `Transport`."""
         source.seek(0)
@@ -165,6 +177,7 @@ class ShellHost(ShellTransport):
         """The number of execs so far."""
         self.scripts: list[bytes] = []
         """Standard input of every exec, in order."""
+        self._followed: list[IO[bytes]] = []
 
     def begin(self) -> None:
         """Do nothing: there is no connection."""
@@ -191,8 +204,28 @@ class ShellHost(ShellTransport):
             on_data(done.stdout)
         return done.stdout, done.stderr, done.returncode
 
+    def follow(self, run: Run, on_out: Callable[[bytes], None], on_error: Callable[[bytes], None] | None = None) -> int:
+        """Run one program on this machine in a session of its own; see `Transport`."""
+        self.execs += 1
+        piped = subprocess.PIPE
+        words = list(run.words)
+        with subprocess.Popen(words, stdin=piped, stdout=piped, stderr=piped, start_new_session=True) as process:
+            stdin, stdout, stderr = cast("tuple[IO[bytes], ...]", (process.stdin, process.stdout, process.stderr))
+            self._followed.append(stdin)
+            stdin.write(run.stdin)
+            stdin.flush()
+            while chunk := os.read(stdout.fileno(), 65536):
+                on_out(chunk)
+            if on_error is not None:
+                on_error(stderr.read())
+        return process.returncode
+
     def close(self) -> None:
-        """Do nothing: there is no connection."""
+        """Close standard input of the followed programs."""
+        for stdin in self._followed:
+            with contextlib.suppress(OSError):
+                stdin.close()
+        self._followed.clear()
 
 
 def setup(

@@ -27,6 +27,7 @@ COMMANDS = {
     "fit": ("provision.cli.fit", "Estimate whether a model fits into cards, without hosts"),
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint: targets, capacity, slow instances"),
     "status": ("provision.cli.status", "Show whether all is well: instances, cards, balancers; the worst first"),
+    "logs": ("provision.cli.logs", "Show the logs of instances and balancers, from all hosts at once"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until undrain"),
     "undrain": ("provision.cli.drain", "Test drained instances, and send requests there again"),
     "switch": ("provision.cli.switch", "Move the common address of the balancers, without cutting streams"),

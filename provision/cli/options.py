@@ -135,13 +135,18 @@ def unused_password_option(command: F) -> F:
     return password_option(command, "Without effect: this command logs in to no host and needs no password.")
 
 
-def forks_option(command: F) -> F:
-    """Add `-f/--forks N`: the parameter `forks`, an int."""
+def forks_option(command: F, *names: str) -> F:
+    """Add `-f/--forks N`, or the option under other names: the parameter `forks`, an int."""
+    given = names or ("-f", "--forks")
     count = click.IntRange(1, 500)
-    option = click.option(
-        "-f", "--forks", default=FORKS, show_default=True, type=count, metavar="N", help="Hosts at once."
+    return click.option(*given, default=FORKS, show_default=True, type=count, metavar="N", help="Hosts at once.")(
+        command
     )
-    return option(command)
+
+
+def long_forks_option(command: F) -> F:
+    """Add `--forks N` without `-f`, for a command whose `-f` means to follow: the parameter `forks`, an int."""
+    return forks_option(command, "--forks")
 
 
 def colour_option(command: F) -> F:
@@ -225,6 +230,19 @@ def host_options(command: Command) -> Command:
     return _with(command, *chosen, *_REACH, colour_option, json_option)
 
 
+def place_options(command: Command) -> Command:
+    """As `host_options`, for one place: without `--limit`, `--forks` and `--json`."""
+    reach = (option for option in _REACH if option is not forks_option)
+    return _with(command, inventory_option, extra_vars_option, *reach, colour_option)
+
+
+def log_options(command: Command) -> Command:
+    """As `host_options`, without `-f` for `--forks`: `-f` follows."""
+    chosen = (inventory_option, limit_option, extra_vars_option)
+    reach = (long_forks_option if option is forks_option else option for option in _REACH)
+    return _with(command, *chosen, *reach, colour_option, json_option)
+
+
 def key_options(command: Command) -> Command:
     """As `host_options`, but -K asks for no password: the command logs in to no host."""
     chosen = (inventory_option, limit_option, extra_vars_option)
@@ -263,10 +281,10 @@ def _with(command: Command, *options: Callable[[Command], Command], needs_passwo
         inventory: str,
         extra_vars: tuple[str, ...],
         ask_become_pass: bool,
-        as_json: bool,
         user: str,
         private_key: str,
-        forks: int,
+        as_json: bool = False,
+        forks: int = FORKS,
         limit: tuple[str, ...] = (),
         tags: tuple[str, ...] = (),
         skip_tags: tuple[str, ...] = (),

@@ -41,11 +41,15 @@ class Collector:
     Args:
         recv: returns up to some number of bytes; none at the end of the stream.
         limit: bytes to keep.
+        on_data: called with every piece of the stream; None for nobody.
     """
 
-    def __init__(self, recv: Callable[[int], bytes], limit: int) -> None:
+    def __init__(
+        self, recv: Callable[[int], bytes], limit: int, on_data: Callable[[bytes], None] | None = None
+    ) -> None:
         self._recv = recv
         self._limit = limit
+        self._on_data = on_data
         self._data = bytearray()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -67,6 +71,8 @@ class Collector:
             while chunk := self._recv(65536):
                 if len(self._data) < self._limit:
                     self._data += chunk
+                if self._on_data is not None:
+                    self._on_data(chunk)
 
 
 def start(channel: paramiko.Channel, line: str) -> None:

@@ -18,7 +18,7 @@ from typing import IO
 import fabric
 import paramiko
 
-from provision.command import SLOW
+from provision.command import SLOW, Run
 from provision.errors import UnreachableError
 from provision.inventory import Connection
 from provision.ssh import channels, host_paths
@@ -30,6 +30,7 @@ Dial = Callable[[Connection, fabric.Connection | None, Callable[[fabric.Connecti
 """Logs in to a machine; see `connect.open_connection`."""
 
 LOG = logging.getLogger(__name__)
+STDERR_LIMIT = 65536  # bytes of standard error of a followed program to keep
 FREED = 5.0  # seconds for sshd to notice a closed channel
 
 # Prints a ready line, drops every line up to a word (among them a password that sudo did not ask for), and becomes the
@@ -145,6 +146,29 @@ class Session(ShellTransport):
         except (paramiko.SSHException, OSError, EOFError) as error:
             if not beside:
                 self.close()
+            raise UnreachableError(f"the connection was lost: {text_of(error)}", "run the command again") from error
+
+    def follow(self, run: Run, on_out: Callable[[bytes], None], on_error: Callable[[bytes], None] | None = None) -> int:
+        """Run one program over a channel of its own, until the program or the connection ends; see `Transport`."""
+        client = self._connected()
+        try:
+            with self._channel(client.transport) as channel:
+                stderr = channels.Collector(channel.recv_stderr, STDERR_LIMIT, on_error)
+                rest = self._become(channel, stderr, run.words)
+                channel.settimeout(channels.BECOME_TIMEOUT * self.timeout_factor)
+                channel.sendall(rest + run.stdin)
+                channel.settimeout(None)
+                silent = True
+                while chunk := channel.recv(65536):
+                    silent = False
+                    on_out(chunk)
+                err = stderr.join().decode(errors="replace")
+                if silent and self.connection.become and (refusal := channels.sudo_refusal(err)):
+                    raise refusal
+                return channels.exit_status(channel, time.monotonic() + channels.GRACE)
+        except TimeoutError as error:
+            raise UnreachableError("the program ended without an exit code", "run the command again") from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
             raise UnreachableError(f"the connection was lost: {text_of(error)}", "run the command again") from error
 
     @contextlib.contextmanager

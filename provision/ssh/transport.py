@@ -69,6 +69,22 @@ class Transport(Protocol):
         """
         ...
 
+    def follow(self, run: Run, on_out: Callable[[bytes], None], on_error: Callable[[bytes], None] | None = None) -> int:
+        """Run one program without a time limit, and pass on its output as it comes.
+
+        The program keeps its standard input open after the script, until the connection is closed: so a script can
+        notice the end of the connection.
+
+        Args:
+            run: the program, with its script.
+            on_out: called with every piece of standard output.
+            on_error: called with every piece of standard error, from another thread; None drops standard error.
+
+        Returns:
+            the exit code.
+        """
+        ...
+
     def upload(self, source: IO[bytes], path: str, mode: int = 0o600, owner: str = "root:root") -> None:
         """Write a large file on the host under a temporary name, and rename the complete file.
 
@@ -137,6 +153,10 @@ class ShellTransport(ABC):
         Raises:
             UnreachableError: no answer, or a lost connection.
         """
+
+    @abstractmethod
+    def follow(self, run: Run, on_out: Callable[[bytes], None], on_error: Callable[[bytes], None] | None = None) -> int:
+        """Run one program without a time limit; see `Transport`."""
 
     @abstractmethod
     def close(self) -> None:

@@ -50,7 +50,13 @@ class Running:
             self.lines.append(line)
 
     def _read(self) -> None:
-        self._out.append(self._process.stdout.read())
+        for line in self._process.stdout:
+            self._out.append(line)
+
+    @property
+    def printed(self) -> list[str]:
+        """The lines of standard output so far."""
+        return "".join(self._out).splitlines()
 
     def signal(self, number: int) -> None:
         """Send the command a signal, unless it has ended."""

@@ -26,7 +26,7 @@ PUBLIC = {name for name in vars(Transport) if not name.startswith("_")}
 
 @pytest.mark.parametrize("kind", [Session, FakeHost, ShellHost])
 def test_every_transport_has_all_methods_of_the_interface(kind):
-    assert {"begin", "batch", "job", "upload", "download", "close"} == PUBLIC
+    assert {"begin", "batch", "job", "follow", "upload", "download", "close"} == PUBLIC
     assert all(callable(getattr(kind, name)) for name in PUBLIC)
 
 
