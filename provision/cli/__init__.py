@@ -28,6 +28,8 @@ COMMANDS = {
     "loadtest": ("provision.cli.loadtest", "Put load on the endpoint: targets, capacity, slow instances"),
     "status": ("provision.cli.status", "Show whether all is well: instances, cards, balancers; the worst first"),
     "logs": ("provision.cli.logs", "Show the logs of instances and balancers, from all hosts at once"),
+    "exec": ("provision.cli.inside", "Run a command in the container of an instance"),
+    "ssh": ("provision.cli.inside", "Log in to a host with the settings of the inventory"),
     "drain": ("provision.cli.drain", "Take instances out of the upstream, until undrain"),
     "undrain": ("provision.cli.drain", "Test drained instances, and send requests there again"),
     "switch": ("provision.cli.switch", "Move the common address of the balancers, without cutting streams"),
@@ -57,7 +59,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
-        command = getattr(module, cmd_name)
+        command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")  # `exec` is a name of Python
         assert isinstance(command, click.Command)  # noqa: S101 - narrows the type
         return command
 

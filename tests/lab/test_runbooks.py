@@ -70,6 +70,10 @@ class Operator:
         self.run = done.doc["run"]
 
 
+def instance_stops(operator: Operator) -> None:
+    operator.fleet.on("gpu-01", "docker", "stop", "ollama1")
+
+
 def another_image(operator: Operator) -> None:
     operator.fleet.vars["ollama"]["image"] = "ollama/ollama:0.33.0"
 
@@ -347,6 +351,7 @@ def accounts(operator: Operator) -> None:
 
 
 HANDS: dict[str, Callable[[Operator], None]] = {
+    "an instance stops": instance_stops,
     "another image": another_image,
     "the work on gpu-02, and a reboot": reboot,
     "gpu-02 into the inventory": into_the_inventory,
