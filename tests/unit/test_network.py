@@ -65,6 +65,9 @@ def test_a_name_without_a_good_pool_has_no_subnets(name: str) -> None:
         ("8.8.8.0/24", 1, "must be a private network"),
         ("127.0.0.0/8", 1, "must be a private network"),
         ("0.0.0.0/0", 1, "must be a private network"),
+        ("192.0.2.0/24", 1, "must be a private network"),
+        ("100.64.0.0/16", 1, "must be a private network"),
+        ("240.0.0.0/8", 1, "must be a private network"),
     ],
 )
 def test_a_pool_is_private_and_has_room(pool: str, instances: int, complaint: str) -> None:

@@ -26,6 +26,7 @@ from provision.steps.wording import Vocabulary, Words
 LOOPBACK = "127.0.0.1"
 SUBNET = 28  # prefix length: an address for the bridge, and one for the container and its successor
 MOST = 256  # subnets of a pool to try
+PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))  # RFC 1918
 _NAME = re.compile(r"(.{1,63})\.(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})")
 
 # $1 network, $2 interface, then subnets: the first free subnet is taken. Any other error than a taken subnet ends the
@@ -104,7 +105,7 @@ def pool_complaint(pool: str, instances: int) -> str:
         instances: how many instances the host has.
     """
     network = ipaddress.IPv4Network(pool)
-    if not network.is_private or network.is_loopback or network.is_link_local:
+    if not any(network.subnet_of(private) for private in PRIVATE):
         return f"must be a private network, such as 10.213.0.0/24: Docker would hide {network} from this host"
     if network.prefixlen > SUBNET:
         return f"must have room for a /{SUBNET} of each instance"
