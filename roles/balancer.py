@@ -359,7 +359,9 @@ def _files(settings: Settings, version: str, engine: Engine, tries: int, module:
     if router:
         files["proxying.conf"] = render("balancer/proxying.conf.j2", **proxying, alone=True)
     if settings.redirects:
-        files["redirect.conf"] = balancer_tls.redirect(settings.redirects, settings.port, size_bytes(settings.max_body))
+        files["redirect.conf"] = balancer_tls.redirect(
+            settings.redirects, settings.port, size_bytes(settings.max_body), allow=bool(settings.allow)
+        )
     return files
 
 

@@ -224,16 +224,17 @@ def protocols(known: list[str], *, patched: bool) -> tuple[str, ...]:
     return ("TLSv1.2",) if LOOP in known and not patched else ("TLSv1.2", "TLSv1.3")
 
 
-def redirect(listen: tuple[str, ...], port: int, max_body: int) -> bytes:
+def redirect(listen: tuple[str, ...], port: int, max_body: int, *, allow: bool) -> bytes:
     """Return the text of `redirect.conf`.
 
     Args:
         listen: `ADDRESS:PORT` of every address that redirects.
         port: the port for clients.
         max_body: bytes of the largest request.
+        allow: whether only some clients may ask.
     """
     at = "" if port == HTTPS else f":{port}"
-    return render("balancer/redirect.conf.j2", listen=listen, port=at, max_body=max_body)
+    return render("balancer/redirect.conf.j2", listen=listen, port=at, max_body=max_body, allow=allow)
 
 
 def watched() -> Iterator[Step]:

@@ -29,7 +29,7 @@ STATUS = {
     415: "encoded body",
     429: "too many requests, or no tokens left",
     500: "cannot be judged",
-    503: "no instance has room",
+    503: "no instance has room, or none answers",
 }
 """The reasons of refusals in a log without reasons."""
 

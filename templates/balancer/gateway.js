@@ -151,8 +151,14 @@ function limited(r) {
     return answers.noted(r, shapeOf(r), answers.limited());
 }
 
+/* An instance that was asked has an address in $upstream_addr; where no instance could be asked, its name is there. */
 function busy(r) {
-    return answers.noted(r, shapeOf(r), answers.busy());
+    const asked = /:[0-9]/.test(r.variables.upstream_addr || '');
+    return answers.noted(r, shapeOf(r), asked ? answers.unanswered() : answers.busy());
+}
+
+function closed(r) {
+    return answers.noted(r, shapeOf(r), answers.closed());
 }
 
 function tooLarge(r) {
@@ -184,6 +190,6 @@ function estimated(r) {
 }
 
 export default {
-    about, busy, client, count, denial, estimated, key, limited, list, malformed, named, route, tokensIn, tokensOut,
+    about, busy, client, closed, count, denial, estimated, key, limited, list, malformed, named, route, tokensIn, tokensOut,
     tooLarge, verdict
 };

@@ -73,6 +73,10 @@ function busy() {
         'no instance can take this request now, try again later');
 }
 
+function unanswered() {
+    return later(503, 'overloaded_error', null, 'no instance answers', busy().text);
+}
+
 function malformed() {
     return refusal(400, 'invalid_request_error', null, 'invalid HTTP',
         'the request is not valid HTTP, or its headers are too large');
@@ -113,5 +117,5 @@ function send(r, shape, made) {
 
 export default {
     broken, busy, closed, encoded, exhausted, forbidden, invalid, limited, malformed, noted, send, setHeaders, tooLarge,
-    unauthorized, unknownModel, wrongMethod
+    unanswered, unauthorized, unknownModel, wrongMethod
 };

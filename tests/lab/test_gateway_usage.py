@@ -13,7 +13,9 @@ from provision.command import Answer
 from provision.roles.balancer_gateway import Client
 from provision.steps.nginx import access_log
 from provision.steps.nginx.access_log import Row
-from tests.gateway.balancer import ALICE, BOB, CAP, CHAT, GONE, KEYED, OLD, Balancer, balancing, hashed
+from tests.gateway import packaged_nginx
+from tests.gateway.balancer import ALICE, BOB, CAP, CHAT, GONE, KEYED, OLD, OPEN, Balancer, balancing, hashed
+from tests.gateway.running import free_port, running
 from tests.gateway.stub_instance import PROMPT_TOKENS, TOKENS
 
 pytestmark = pytest.mark.lab
@@ -77,7 +79,7 @@ def test_the_log_of_nginx_has_the_reason_of_each_refusal(tmp_path: Path) -> None
         (bob, 413, "too large"),
         (bob, 415, "encoded body"),
         (bob, 405, "wrong method"),
-        (bob, 403, ""),
+        (bob, 403, "closed path"),
         (alice, 429, "tokens of the day used"),
     }
 
@@ -95,3 +97,13 @@ def test_a_limit_and_a_pool_without_an_instance_are_reasons_too(tmp_path: Path) 
     assert (limited.kind, limited.requests) == ("refused", 2 + 1), "the limit refuses the list of models too"
     failed = found["bob", hashed(BOB)[:8], "tiny:latest", 0, ""]
     assert (failed.kind, failed.requests) == ("failed", 1)
+
+
+def test_a_dead_instance_is_another_reason_than_a_busy_instance(tmp_path: Path) -> None:
+    ports = {name: [free_port()] for name in ("ollama", "ollama_2", "line_2")}
+    with running(packaged_nginx.unpacked(), tmp_path, OPEN, ports) as gateway:
+        reply = gateway.ask("POST", CHAT, {"model": "tiny"})
+        assert reply.status == 503
+        assert gateway.row(reply.mark)["refused"] == "no instance answers"
+        again = gateway.ask("POST", CHAT, {"model": "tiny"})
+        assert again.body == reply.body, "a client sees no difference"

@@ -166,6 +166,12 @@ def test_the_usual_port_is_in_no_redirect(tmp_path: Path) -> None:
     assert "return 308 https://$host$request_uri;" in texts(step)["redirect.conf"]
 
 
+@pytest.mark.parametrize(("allow", "refused"), [("", 0), ("allow: [10.0.0.0/8]", 1)])
+def test_a_client_that_may_not_ask_gets_no_redirect_either(tmp_path: Path, allow: str, refused: int) -> None:
+    step = config(loaded(tmp_path, "{authority: ca, redirect_port: 3080}", balancer=allow))
+    assert texts(step)["redirect.conf"].count("if ($refused_client) {") == refused
+
+
 def test_the_certificate_has_the_names_and_addresses_of_its_balancer(tmp_path: Path) -> None:
     inventory = loaded(tmp_path, OWN, balancer="listen: [10.0.0.6, fd00::6]")
     found = inventory.host("lb-01").files["balancer"].certificate
