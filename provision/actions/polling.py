@@ -59,7 +59,7 @@ class Poll(Generic[T]):
         self._answers: dict[str, Answered[T]] = {name: Answered() for name in self._hosts}
         self._asking: set[str] = set()
         self._changed = threading.Condition()
-        self._todo: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None ends a thread
         self._forks = max(1, min(forks, len(hosts)))
         self._threads: list[threading.Thread] = []
 
@@ -114,9 +114,11 @@ class Poll(Generic[T]):
                 sleep(left)
 
     def close(self) -> None:
-        """Cut all connections. A host that is being asked ends with an error that nobody hears."""
+        """Cut all connections, and end the threads. An error of a host that is being asked is heard by nobody."""
         with self._changed:
             transports = list(self._transports.values())
+        for _ in self._threads:
+            self._todo.put(None)
         for transport in transports:
             transport.close()
 
@@ -128,8 +130,7 @@ class Poll(Generic[T]):
             thread.start()
 
     def _serve(self) -> None:
-        while True:
-            name = self._todo.get()
+        while (name := self._todo.get()) is not None:
             found = self._one(self._hosts[name])
             with self._changed:
                 self._answers[name] = found

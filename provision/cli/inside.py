@@ -45,7 +45,8 @@ def ssh(request: Request, screen: Screen, host: str, words: tuple[str, ...]) -> 
     """Log in to a host by the ssh of this machine, with user, key, jump hosts and known_hosts of the inventory.
 
     A host key that is not known is refused, as by every other command: `provision trust` shows and writes host keys. No
-    password of the inventory is handed on: ssh asks for a password itself. With words, ssh runs the command and ends.
+    password of the inventory is handed on: ssh asks for a password itself. The login is the user's, without sudo. With
+    words, ssh runs the command and ends.
     """
     from provision.actions import inside
 

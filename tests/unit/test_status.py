@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,15 @@ def test_a_sick_instance(fleet: StatusFleet, differs: dict[str, Any], state: str
     assert states(found) == {"gpu-02/ollama1": [state]}
     assert text in why(found, state)
     assert (found.rows[0].host, found.exit_code) == ("gpu-02", 5)
+
+
+def test_no_thread_and_no_connection_is_left(fleet: StatusFleet) -> None:
+    before = set(threading.enumerate())
+    status(fleet.request)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert all(host.closes for host in fleet.hosts.values())
 
 
 def test_a_model_that_may_be_unloaded_is_not_missed(fleet: StatusFleet) -> None:
