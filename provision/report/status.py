@@ -70,11 +70,13 @@ def refresh(status: Status) -> None:
         say()
         return
     width, height = layout.width(sys.stdout), layout.height(sys.stdout)
-    broken = [part for text, hang in lines(status, width) for part in layout.wrap(text, hang, width)]
-    if len(broken) > height - 1:
-        left = len(broken) - height + 2
-        broken = [*broken[: height - 3], f"... {count(left, 'more line')}: a larger screen, or --limit", broken[-1]]
-    print(CLEAR + "\n".join(broken), flush=True)
+    *rest, verdict = [layout.wrap(text, hang, width) for text, hang in lines(status, width)]
+    broken = [part for parts in rest for part in parts]
+    room = height - 1 - len(verdict)
+    if len(broken) > room:
+        left = len(broken) - room + 1
+        broken = [*broken[: room - 1], f"... {count(left, 'more line')}: a larger screen, or --limit"]
+    print(CLEAR + "\n".join([*broken, *verdict]), flush=True)
 
 
 def lines(status: Status, width: int) -> list[tuple[str, int]]:

@@ -1,8 +1,11 @@
 """`provision status`: the findings of instances, cards and balancers, their order, the document, the repetition."""
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,12 +19,15 @@ from provision.actions.status import Status, status, watch
 from provision.cli.caller import Caller
 from provision.command import Answer
 from provision.errors import InventoryError
+from provision.report import status as report
 from provision.steps import card_load
 from provision.steps.docker import glance
 from provision.steps.keepalived import holder
 from provision.steps.nginx import in_flight, recent_log
-from tests.unit.status_fleet import DRAIN, INVENTORY, MODEL, NOW, FakeInstance, StatusFleet, docker, load
+from tests.unit import pki
+from tests.unit.status_fleet import DRAIN, INVENTORY, MODEL, NOW, FakeInstance, StatusFleet, docker, load, sick
 from tests.unit.test_json_documents import checked
+from tests.unit.test_screens import Terminal
 
 
 @pytest.fixture
@@ -212,6 +218,29 @@ def test_a_balancer_without_its_server_and_one_with_an_older_generation(fleet: S
     assert "has not loaded generation 000000000000" in why(found, "stale")
 
 
+@pytest.mark.parametrize(
+    ("days", "state", "text"),
+    [
+        (60.5, "", ""),
+        (12.5, "ends soon", "the certificate ends in 12 days"),
+        (-1.5, "ended", "the certificate has ended"),
+    ],
+)
+def test_the_end_of_the_certificate_on_the_balancer(fleet: StatusFleet, days: float, state: str, text: str) -> None:
+    made = pki.issued("lb-01", days=days, begin=-90)
+    fleet.balancer.config["tls.pem"] = made.pem
+    fleet.now = pki.NOW.timestamp()
+    found = status(fleet.request)
+    assert states(found) == ({"lb-01": [state]} if state else {})
+    assert found.balancers[0].days == math.floor(days)
+    assert not state or text in why(found, state)
+
+
+def test_a_file_that_is_no_certificate_has_no_end(fleet: StatusFleet) -> None:
+    fleet.balancer.config["tls.pem"] = b"-----BEGIN CERTIFICATE-----\nnonsense\n"
+    assert status(fleet.request).balancers[0].days is None
+
+
 def test_all_instances_out_and_requests_without_an_instance(fleet: StatusFleet) -> None:
     names = [f"gpu-0{host}/ollama{number}" for host in (1, 2, 3) for number in (1, 2)]
     fleet.balancer.mark(drain={name: dataclasses.replace(DRAIN, label=name) for name in names})
@@ -345,6 +374,43 @@ def test_a_repetition_ends_on_ctrl_c_and_writes_no_escapes_into_a_pipe() -> None
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def test_a_low_terminal_keeps_the_worst_rows_and_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINES", "12")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    with contextlib.redirect_stdout(terminal):
+        report.refresh(status(sick(tmp_path).request))
+    lines = terminal.getvalue().split("\n")
+    assert lines[0].startswith("\x1b[H\x1b[JINSTANCE")
+    assert len(lines) == 12, "eleven lines and the end of the last line"
+    assert lines[1].split()[:2] == ["gpu-03", "unreachable"]
+    assert "more lines: a larger screen, or --limit" in lines[8]
+    assert lines[9].startswith("2 findings, the worst first")
+
+
+def test_a_colour_repeats_the_word_of_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    terminal = Terminal()
+    with contextlib.redirect_stdout(terminal):
+        report.show(status(sick(tmp_path).request), as_json=False)
+    painted = dict(re.findall(r"\x1b\[(31|32|33)m([a-z ]+?) *\x1b\[0m", terminal.getvalue())[::-1])
+    assert painted["31"] == "unreachable"
+    assert painted["33"] == "drained"
+    assert painted["32"] == "ok"
+
+
+def test_a_wide_screen_has_more_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    terminal = Terminal()
+    with contextlib.redirect_stdout(terminal):
+        report.show(status(sick(tmp_path).request), as_json=False)
+    head = terminal.getvalue().splitlines()[0]
+    assert {"TEMP", "CTX", "AGE", "REQUESTS", "FAILED"} <= set(head.split())
+    assert "54C" in terminal.getvalue()
 
 
 def test_a_repetition_prints_no_document(fleet: StatusFleet, capsys: pytest.CaptureFixture[str]) -> None:
