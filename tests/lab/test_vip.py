@@ -179,6 +179,13 @@ def test_an_address_of_somebody_else_and_of_another_network_is_refused_before_an
     assert len(pair.holders()) == 1
 
 
+def on_the_screen(pair: Pair) -> set[str]:
+    """Return the states of the balancers by `provision status`."""
+    done = pair.provision("status", "--json")
+    assert done.host("lb-01")["balancer"]["address"] == pair.vip
+    return {done.host(name)["balancer"]["state"] for name in BALANCERS}
+
+
 @pytest.mark.matrix
 def test_two_holders_and_none_fail_the_verification(pair):
     for name in BALANCERS:
@@ -192,13 +199,16 @@ def test_two_holders_and_none_fail_the_verification(pair):
         time.sleep(0.1)
     assert both.is_set(), "without advertisements both balancers take the address"
     assert f"vip:{pair.vip}" in failed(pair)
+    assert on_the_screen(pair) == {"two holders"}
     for name in BALANCERS:
         pair.on(name, "nft", "delete", "table", "ip", "split")
     pair.settled()
     assert failed(pair) == set()
+    assert on_the_screen(pair) == {"ok"}
     for name in BALANCERS:
         pair.on(name, "systemctl", "stop", UNIT)
     assert pair.holders() == []
+    assert on_the_screen(pair) == {"no holder"}
     done = pair.provision("verify", "--json")
     said = [check["got"] for host in done.doc["hosts"] for check in host["checks"] if check["step"].startswith("vip:")]
     assert any(str(text).startswith("nobody; keepalived on this host: ") for text in said), said

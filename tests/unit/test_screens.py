@@ -253,6 +253,13 @@ def test_the_state_of_a_fleet_on_a_bad_day(tmp_path):
         status_report.show(status(sick.request), as_json=False)
 
 
+def test_the_page_about_the_state_shows_the_screen_of_the_test():
+    page = (SCREENS.parents[1] / "docs" / "status.md").read_text()
+    whole = (SCREENS / "bad-day-status-80.txt").read_text()
+    shown = "".join(f"    {line}".rstrip() + "\n" for line in whole.split("\nlast run")[0].splitlines())
+    assert shown.strip() in page
+
+
 def test_the_state_of_a_fleet_that_is_well(tmp_path):
     well = status_fleet.StatusFleet(tmp_path)
     with screen("well-fleet-status"):
