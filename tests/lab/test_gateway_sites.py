@@ -5,13 +5,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from provision.roles.balancer_gateway import Gateway, Served
+from provision.roles.balancer_gateway import Client, Gateway, Key, Served
 from tests.gateway import packaged_nginx, stub_instance
-from tests.gateway.balancer import CHAT, Balancer
+from tests.gateway.balancer import ALICE, CHAT, Balancer, hashed, message
 from tests.gateway.running import free_port, running
 
 pytestmark = pytest.mark.lab
@@ -91,6 +92,20 @@ def test_the_paths_without_a_model_are_answered_by_another_site_too(tmp_path: Pa
                 assert (reply.status, reply.headers["x-site"]) == (200, "west")
             assert [request.target for request in west.take()] == ["/", "/api/version"]
             assert gateway.ask("OPTIONS", CHAT, Origin="https://a.example").headers["x-site"] == "west"
+
+
+def test_a_refusal_of_the_gateway_itself_is_the_usual_one_and_names_no_site(tmp_path: Path) -> None:
+    limited = replace(GATEWAY, clients=(Client("alice", rate=1),), keys=(Key(hashed(ALICE), "alice"),))
+    with stub_instance.serving("ollama") as east:
+        ports = {"ollama": [east.port], "ollama_2": [free_port()], "ollama_3": [free_port()]}
+        with running(packaged_nginx.unpacked(), tmp_path, limited, ports) as gateway:
+            key = {"Authorization": f"Bearer {ALICE}"}
+            for path, method, body in (("/", "GET", None), (CHAT, "POST", BIG)):
+                replies = [gateway.ask(method, path, body, **key) for _ in range(4)]
+                refused = [reply for reply in replies if reply.status == 429]
+                assert refused, path
+                assert all("too many requests" in message(reply) for reply in refused)
+                assert all("x-site" not in reply.headers for reply in refused)
 
 
 def test_a_stream_that_breaks_behind_its_first_byte_is_not_asked_again(tmp_path: Path) -> None:

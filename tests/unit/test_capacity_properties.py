@@ -66,7 +66,7 @@ def cards(draw: st.DrawFn, most: int = 4) -> list[Card]:
 def least(wish: Estimate) -> int:
     """Return the terms without what gaps of the allocator may add to the compute buffer: a longer context may close a
     gap, on a real server too (docs/facts.md#memory-of-a-model)."""
-    return wish.total - wish.compute // 4
+    return wish.total - wish.compute // 2
 
 
 @given(models(), CONTEXTS, CONTEXTS, SLOTS, SLOTS, TYPES)
