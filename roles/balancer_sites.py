@@ -16,10 +16,11 @@ def problems(host: Host, inventory: Inventory, settings: shared_settings.Balance
         settings: of the balancer.
     """
     balancers = inventory.group("balancer")
-    gpu = {other.name: other.instances[0].site for other in inventory.hosts if other.gpu and other.instances}
-    sites = {**gpu, **{other.name: shared_settings.balancer(other).site for other in balancers}}
-    without = sorted(name for name, site in sites.items() if not site)
-    if len(without) == len(sites):
+    gpu = {peer.name: peer.instances[0].site for peer in inventory.hosts if peer.gpu and peer.instances}
+    sites = {balancer.name: shared_settings.balancer(balancer).site for balancer in balancers}
+    all_sites = [*gpu.items(), *sites.items()]  # a host may be in both groups
+    without = sorted({name for name, site in all_sites if not site})
+    if not any(site for _, site in all_sites):
         return
     if not balancers:
         yield host.problem(
@@ -31,7 +32,7 @@ def problems(host: Host, inventory: Inventory, settings: shared_settings.Balance
         yield host.problem("balancer", ("site",), f"does not go with hosts without a site ({few(without)}): {rule}")
     if settings.router != "njs":
         yield host.problem("balancer", ("site",), "needs `router: njs` (docs/sites.md)")
-    others = sorted(other.name for other in balancers if sites[other.name] != settings.site)
+    others = sorted(name for name, site in sites.items() if site != settings.site)
     if settings.vip and others:
         told = f"is not for balancers of different sites ({few(others)}): an address belongs to one network"
         yield host.problem("balancer", ("vip",), told)

@@ -127,6 +127,14 @@ def test_sites_that_only_some_hosts_have_or_that_no_balancer_can_serve_are_refus
     assert said in refused(tmp_path, **changes)
 
 
+def test_a_host_of_both_groups_needs_both_sites(tmp_path: Path) -> None:
+    text = INVENTORY.format(**{**SITED, "east": ""}).replace("lb-01: {ansible_host: 10.0.0.5,", "gpu-01: {")
+    (tmp_path / "inventory.yaml").write_text(text)
+    with pytest.raises(InventoryError) as error:
+        role_interface.load(str(tmp_path / "inventory.yaml"))
+    assert "does not go with hosts without a site (gpu-01)" in "\n".join(map(str, error.value.problems))
+
+
 def test_a_machine_that_balances_its_own_instances_has_no_site(tmp_path: Path) -> None:
     text = INVENTORY.format(**SITED).split("    balancer:\n")[0]
     (tmp_path / "inventory.yaml").write_text(text)
@@ -144,13 +152,20 @@ def test_the_plan_says_which_instances_serve_only_in_need(tmp_path: Path) -> Non
     assert "gpu-02/ollama1: of this balancer's site" in plain.impact(after, plain.want(HostFacts(), after))
 
 
-def test_a_host_that_a_run_does_not_visit_keeps_its_site(tmp_path: Path) -> None:
+def test_the_inventory_decides_about_the_site_of_a_host_that_a_run_does_not_visit(tmp_path: Path) -> None:
     sited, plain = (config(load(tmp_path, values)) for values in (SITED, NONE))
     before, after = on_host(plain.in_fleet(BOTH)), on_host(sited.in_fleet(BOTH))
-    assert sites_of(sets_of(sited, FIRST, before))["gpu-02/ollama1"] == ""
-    assert sites_of(sets_of(sited, BOTH, before))["gpu-02/ollama1"] == "west"
-    assert sites_of(sets_of(plain, FIRST, after))["gpu-02/ollama1"] == "west"
-    assert set(sites_of(sets_of(plain, BOTH, after)).values()) == {""}
+    for known in (FIRST, BOTH):
+        assert sites_of(sets_of(sited, known, before))["gpu-02/ollama1"] == "west"
+        assert set(sites_of(sets_of(plain, known, after)).values()) == {""}
+        files = texts(plain, known, after)
+        assert "gateway_site" not in files["gateway_server.conf"]
+    moved = config(load(tmp_path, first="site: west", second="site: west"))
+    assert sites_of(sets_of(moved, FIRST, after)) == {
+        "gpu-01/ollama1": "east",
+        "gpu-01/ollama2": "east",
+        "gpu-02/ollama1": "",
+    }
 
 
 def test_a_rollback_brings_the_sites_of_the_past_and_a_drain_keeps_them(tmp_path: Path) -> None:

@@ -26,6 +26,11 @@ NOTED = 262_144  # connections in the set; a connection beyond is served by the 
 
 _WORD = f"{RUN}/handover"  # the time of the last word of the run, in seconds since the boot
 _TELL = f"cut -d. -f1 /proc/uptime >{_WORD}.new\nmv {_WORD}.new {_WORD}\n"
+# The run may have been silent for so long that the holder took new connections back: these would be cut.
+_STILL = (
+    f"nft list chain ip {TABLE} begun 2>/dev/null | grep -q update"
+    " || { echo 'the holder has taken new connections back' >&2; exit 1; }\n"
+)
 # $1 seconds for the streams of the next balancer, $2 watch or now.
 _UNDO = f"""
 while [ "$2" = watch ]; do
@@ -90,7 +95,7 @@ _END = Script("keepalived/end-handover", f"{_STOP}nft delete table ip {TABLE} 2>
 _ACTIVE = Script(
     "keepalived/count-requests",
     f"""
-{_TELL}
+{_STILL}{_TELL}
 end=$(($(cut -d. -f1 /proc/uptime) + $2))
 while :; do
   count=$(curl --noproxy '*' -sf -m 5 "http://127.0.0.1:$1/stub_status" | awk '/^Reading/{{print $2 + $4 - 1}}')
@@ -105,7 +110,7 @@ while :; do
 done
 """,
 )
-_GIVE = Script("keepalived/give-address", f"{_TELL}echo 1 >{STANDBY}\n")
+_GIVE = Script("keepalived/give-address", f"{_STILL}{_TELL}echo 1 >{STANDBY}\n")
 # $1 address, $2 yes or no, $3 tries, five in a second.
 _HAS = Script(
     "keepalived/wait-for-address",

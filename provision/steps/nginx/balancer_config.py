@@ -137,8 +137,7 @@ class Balancing(Generation):
     @property
     def _places(self) -> tuple[dict[str, str], dict[str, str]]:
         """Label -> pool, and label -> other site, by the inventory."""
-        pooled = {server.label: server.pool for server in self.servers}
-        return pooled, {server.label: server.site for server in self.servers}
+        return {each.label: each.pool for each in self.servers}, {each.label: each.site for each in self.servers}
 
     @property
     def names(self) -> frozenset[str]:
@@ -156,7 +155,8 @@ class Balancing(Generation):
         served = served_models(self.servers, self.fleet, list(weights), marks.sets(text))
         declared, sites = self._places
         pooled = pools.of_members(declared, self.fleet, list(weights), marks.sets(text))
-        sited = pools.sites_of_members(sites, self.fleet, list(weights), marks.sets(text)) if self.router else {}
+        has_sites = self.router is not None and self.router.site
+        sited = pools.sites_of_members(sites, list(weights), marks.sets(text)) if has_sites else {}
         if not (self.router and self.router.is_keyed):
             pools.refuse_without_keys(pooled)
         sets = replica_sets(served, self.traffic, weights, self.method, pooled, sited)

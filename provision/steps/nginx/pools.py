@@ -24,17 +24,18 @@ def of_members(
 
 
 def sites_of_members(
-    declared: Mapping[str, str], fleet: FleetState, listed: Sequence[str], present: Sequence[ReplicaSet]
+    declared: Mapping[str, str], listed: Sequence[str], present: Sequence[ReplicaSet]
 ) -> dict[str, str]:
-    """Return label -> site of the members. A host that the run did not finish keeps the sites of the present.
+    """Return label -> site of the members. A site is no state of a host, so the inventory decides for a host that the
+    run did not finish too.
 
     Args:
         declared: label -> site by the inventory; an empty text is the balancer's site.
-        fleet: the state of the fleet.
         listed: labels of all members.
-        present: the replica sets of the present upstream; empty where unknown.
+        present: the replica sets of the present upstream, for members that the inventory does not declare.
     """
-    return _kept(declared, fleet, listed, sites_of(present))
+    known = sites_of(present)
+    return {label: declared.get(label, known.get(label, "")) for label in listed}
 
 
 def _kept(

@@ -27,6 +27,10 @@ class Router(Protocol):
         """The names of the files."""
 
     @property
+    def site(self) -> str:
+        """The site of the balancer; empty where the inventory has no sites."""
+
+    @property
     def is_keyed(self) -> bool:
         """Whether a client needs a key."""
 
